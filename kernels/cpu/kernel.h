@@ -1,0 +1,84 @@
+// What a CPU kernel is given and how it uses threads. One call runs one instruction of a program.
+// Every kernel source is compiled once per instruction set into its own namespace (see isa.h); the executor picks a table at load.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace deeptroupe {
+
+enum class DType : uint32_t { f32 = 0, f64 = 1, bf16 = 2, f16 = 3, i32 = 4, u8 = 5 };
+
+struct Tensor {
+  void* data;
+  DType dtype;
+  uint32_t rank;
+  int64_t dims[6];
+
+  int64_t elements() const {
+    int64_t n = 1;
+    for (uint32_t i = 0; i < rank; ++i) n *= dims[i];
+    return n;
+  }
+  int64_t last() const { return rank ? dims[rank - 1] : 1; }
+  /// Elements of all dims but the last.
+  int64_t rows() const { return rank ? elements() / (last() ? last() : 1) : 1; }
+  template <class T>
+  T* as() const { return static_cast<T*>(data); }
+};
+
+/// The threads of one rank. The caller takes part as thread 0.
+class Pool {
+ public:
+  virtual ~Pool() = default;
+  virtual int threads() const = 0;
+  /// Calls body(context, task, thread) for task 0 to tasks - 1, each once, on any thread, and returns when all are done.
+  /// Which thread takes a task must not influence results: split work by data, never by the number of threads.
+  virtual void run(int64_t tasks, void (*body)(void* context, int64_t task, int thread), void* context) = 0;
+
+  template <class F>
+  void each(int64_t tasks, F&& f) {
+    run(tasks, [](void* c, int64_t task, int thread) { (*static_cast<F*>(c))(task, thread); }, &f);
+  }
+};
+
+/// A kernel found a value that it cannot work with; the message says what, what was expected and what came.
+struct KernelError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Call {
+  /// Operands in the op table's order; null where an optional input or an unwanted output is absent.
+  const Tensor* const* inputs;
+  const Tensor* const* outputs;
+  /// The op's attribute struct of abi.h.
+  const void* attributes;
+  /// The op's scalars, resolved, in the op table's order.
+  const double* scalars;
+  /// 64-byte aligned scratch memory of the size that the op's `workspace` rule asked for; null if none.
+  std::byte* workspace;
+  size_t workspace_bytes;
+  Pool* pool;
+  int rank;
+  int ranks;
+
+  const Tensor& in(int i) const { return *inputs[i]; }
+  const Tensor& out(int i) const { return *outputs[i]; }
+  bool has_in(int i) const { return inputs[i] != nullptr; }
+  bool has_out(int i) const { return outputs[i] != nullptr; }
+  template <class A>
+  const A& attrs() const { return *static_cast<const A*>(attributes); }
+};
+
+using Kernel = void (*)(const Call&);
+
+/// The kernels of one instruction set, by opcode; null where there is none.
+struct KernelTable {
+  static constexpr int size = 512;
+  const char* isa;
+  Kernel kernels[size];
+};
+
+}  // namespace deeptroupe

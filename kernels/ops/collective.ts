@@ -1,0 +1,101 @@
+// Collectives between the ranks of one communicator. Memory is symmetric: an operand has the same arena and offset on every rank.
+// Sums are taken in rank order, so their bits depend on nothing else. L is the length of one rank's slice, N the ranks.
+import { elements, int, type OpDefinition, OpError, required, showType, streamCost } from './definition.js'
+
+/** shard_L = (base_L +) source of rank 0 + source of rank 1 + ..., each source's slice of this rank, added left to right. */
+export const reduceScatter: OpDefinition = {
+  name: 'reduce_scatter',
+  opcode: 110,
+  inputs: ['source', 'base?'],
+  outputs: ['shard'],
+  attributes: { ranks: 'int' },
+  scalars: [],
+  effect: true,
+  infer: (inputs, attributes) => {
+    const source = required('reduce_scatter', inputs, 0, 'source')
+    const ranks = int(attributes, 'ranks')
+    const length = elements(source.shape)
+    if (length % ranks !== 0) throw new OpError('reduce_scatter', 'length', `a multiple of ${ranks}`, showType(source))
+    return [{ shape: [length / ranks], dtype: source.dtype }]
+  },
+  inPlace: [[1, 0]],
+  cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: elements(inputs[0]!.shape) }),
+}
+
+/** full = the shards of ranks 0, 1, ... side by side. The shard may be this rank's slice of `full` itself. */
+export const allGather: OpDefinition = {
+  name: 'all_gather',
+  opcode: 111,
+  inputs: ['shard'],
+  outputs: ['full'],
+  attributes: { ranks: 'int' },
+  scalars: [],
+  effect: true,
+  infer: (inputs, attributes) => {
+    const shard = required('all_gather', inputs, 0, 'shard')
+    return [{ shape: [elements(shard.shape) * int(attributes, 'ranks')], dtype: shard.dtype }]
+  },
+  cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
+}
+
+/** y = x of rank 0 + x of rank 1 + ..., on every rank. */
+export const allReduce: OpDefinition = {
+  name: 'all_reduce',
+  opcode: 112,
+  inputs: ['x'],
+  outputs: ['y'],
+  attributes: { ranks: 'int' },
+  scalars: [],
+  effect: true,
+  infer: (inputs) => [required('all_reduce', inputs, 0, 'x')],
+  cost: (inputs, outputs, attributes) => ({
+    ...streamCost(inputs, outputs),
+    flops: elements(inputs[0]!.shape) * int(attributes, 'ranks'),
+  }),
+}
+
+/** y = x of rank `root`. */
+export const broadcast: OpDefinition = {
+  name: 'broadcast',
+  opcode: 113,
+  inputs: ['x'],
+  outputs: ['y'],
+  attributes: { ranks: 'int', root: 'int' },
+  scalars: [],
+  effect: true,
+  infer: (inputs) => [required('broadcast', inputs, 0, 'x')],
+  cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
+}
+
+/** Slice j of y = slice `rank` of x on rank j. */
+export const allToAll: OpDefinition = {
+  name: 'all_to_all',
+  opcode: 114,
+  inputs: ['x'],
+  outputs: ['y'],
+  attributes: { ranks: 'int' },
+  scalars: [],
+  effect: true,
+  infer: (inputs, attributes) => {
+    const x = required('all_to_all', inputs, 0, 'x')
+    const ranks = int(attributes, 'ranks')
+    if (elements(x.shape) % ranks !== 0) throw new OpError('all_to_all', 'length', `a multiple of ${ranks}`, showType(x))
+    return [x]
+  },
+  cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
+}
+
+/** Every rank waits for every other. */
+export const barrier: OpDefinition = {
+  name: 'barrier',
+  opcode: 115,
+  inputs: [],
+  outputs: [],
+  attributes: { ranks: 'int' },
+  scalars: [],
+  effect: true,
+  infer: () => [],
+  cost: () => ({ flops: 0, bytes: 0 }),
+}
+
+export const collectives = [reduceScatter, allGather, allReduce, broadcast, allToAll, barrier]

@@ -1,0 +1,32 @@
+// Dropout whose mask is a function of (seed, op, step, global sample, element): the same for every rank count and recomputable.
+import { expectFloat, expectShape, type OpDefinition, required, streamCost } from './definition.js'
+
+/**
+ * y = x * keep / (1 - p) (+ residual). The first dim of x is the batch. Element e of sample s is dropped where word e % 4 of
+ * Philox4x32-10 (key = seed, counter = (op_id, step, sample + row, e / 4)) is below floor(p * 2^32). Its gradient is itself.
+ */
+export const dropout: OpDefinition = {
+  name: 'dropout',
+  opcode: 70,
+  inputs: ['x', 'residual?'],
+  outputs: ['y'],
+  attributes: { p: 'float', op_id: 'int' },
+  scalars: ['seed', 'step', 'sample'],
+  infer: (inputs) => {
+    const x = required('dropout', inputs, 0, 'x')
+    expectFloat('dropout', 'x', x)
+    if (inputs[1]) expectShape('dropout', 'residual', inputs[1], x.shape)
+    return [x]
+  },
+  gradient: (builder, call, [dy]) => [
+    dy ? builder.emit('dropout', [dy, null], call.attributes)[0]! : null,
+    call.inputs[1] ? (dy ?? null) : null,
+  ],
+  cost: (inputs, outputs) => streamCost(inputs, outputs, 3),
+  inPlace: [
+    [0, 0],
+    [1, 0],
+  ],
+}
+
+export const dropouts = [dropout]

@@ -1,0 +1,53 @@
+// Constants and initial values. A unit is a run of parameters stored side by side and sharded together (see runtime/graph/partition).
+// Ops that take `start`, `count` and `shards` address a unit: a rank that holds one of `shards` equal slices writes only its part.
+import { dtypeNumbers } from './elementwise.js'
+import { int, ints, type OpDefinition, required, streamCost } from './definition.js'
+
+/** A tensor full of `value`. */
+export const fill: OpDefinition = {
+  name: 'fill',
+  opcode: 90,
+  inputs: [],
+  outputs: ['y'],
+  attributes: { value: 'float', dtype: 'int', shape: 'ints' },
+  scalars: [],
+  infer: (_inputs, attributes) => [
+    { shape: ints(attributes, 'shape'), dtype: dtypeNumbers[int(attributes, 'dtype')]! },
+  ],
+  cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
+}
+
+/** Sets elements `start` to `start + count` of a unit to `value`. */
+export const initializeConstant: OpDefinition = {
+  name: 'initialize_constant',
+  opcode: 91,
+  inputs: ['unit'],
+  outputs: ['unit'],
+  attributes: { start: 'int', count: 'int', shards: 'int', value: 'float' },
+  scalars: [],
+  effect: true,
+  aliases: [[0, 0]],
+  infer: (inputs) => [required('initialize_constant', inputs, 0, 'unit')],
+  cost: (_inputs, _outputs, attributes) => ({ flops: 0, bytes: 4 * int(attributes, 'count') }),
+}
+
+/**
+ * Fills elements `start` to `start + count` of a unit with normal draws. Element i of the parameter takes draw i % 4 of
+ * Philox4x32-10 with key = (seed low ^ key_low, seed high ^ key_high) and counter (i / 4 low, i / 4 high, 0, 0x696e6974):
+ * words w0..w3 give u = (w + 0.5) / 2^32 and by Box-Muller, in float64, r(u0) cos(2 pi u1), r(u0) sin(2 pi u1),
+ * r(u2) cos(2 pi u3), r(u2) sin(2 pi u3) with r(u) = sqrt(-2 ln u).
+ */
+export const initializeNormal: OpDefinition = {
+  name: 'initialize_normal',
+  opcode: 92,
+  inputs: ['unit'],
+  outputs: ['unit'],
+  attributes: { start: 'int', count: 'int', shards: 'int', mean: 'float', std: 'float', key_low: 'int', key_high: 'int' },
+  scalars: ['seed'],
+  effect: true,
+  aliases: [[0, 0]],
+  infer: (inputs) => [required('initialize_normal', inputs, 0, 'unit')],
+  cost: (_inputs, _outputs, attributes) => ({ flops: 40 * int(attributes, 'count'), bytes: 4 * int(attributes, 'count') }),
+}
+
+export const fills = [fill, initializeConstant, initializeNormal]

@@ -1,0 +1,85 @@
+// What the runtime asks of a device, whichever it is. A group is made on the main thread; each rank opens its part by token in its
+// own worker. `cpu` is the addon, `reference` runs the same programs in TypeScript.
+import type { ArenaName } from '../kernels/abi/program.js'
+
+export type DeviceName = 'cpu' | 'reference'
+
+/** Bytes of each arena of one rank. */
+export type ArenaSizes = Readonly<Record<ArenaName, number>>
+
+export interface GroupOptions {
+  readonly device: DeviceName
+  readonly ranks: number
+  readonly arenas: ArenaSizes
+  /** Instruction set of the CPU kernels; default: the best that the machine has. */
+  readonly isa?: string
+}
+
+/** What a worker needs to open its rank: structured-cloneable, memory by reference. */
+export interface GroupToken {
+  readonly device: DeviceName
+  readonly ranks: number
+  readonly id: number
+  readonly arenas: ArenaSizes
+  readonly isa?: string
+  /** Shared memory that JavaScript sees: `io` of each rank; on `reference` every arena of every rank. */
+  readonly memory: readonly Readonly<Partial<Record<ArenaName, SharedArrayBuffer>>>[]
+  /** Abort flag and barrier words of the reference device's communicator. */
+  readonly control: SharedArrayBuffer
+}
+
+/** The ranks of one communicator with their memory, owned by the main thread. */
+export interface DeviceGroup {
+  readonly token: GroupToken
+  /** Ends every running and later run of every rank with `reason`. Idempotent, from any thread that holds the token. */
+  abort(reason: string): void
+  /** Live and peak bytes of each arena of a rank, from the registry of what was really allocated. */
+  memory(rank: number): Readonly<Record<ArenaName, { live: number; peak: number }>>
+  /** Releases everything. Ranks must be closed first (or aborted: then their native threads are joined here). */
+  close(): Promise<void>
+}
+
+export interface RunOptions {
+  /** Test every float output for NaN and infinity; the report names the first instruction that made one. */
+  readonly check?: boolean
+  /** Measure each instruction; read with `RunReport.seconds`. */
+  readonly profile?: boolean
+}
+
+export interface RunReport {
+  /** Index of the first instruction with a non-finite output, when checked. */
+  readonly nonFinite?: number
+  /** Start and end of each instruction in seconds on the clock of `performance.now() / 1000`, when profiled: [s0, e0, s1, e1, ...]. */
+  readonly seconds?: Float64Array
+}
+
+/** One rank's arenas, programs and threads. All methods are called from the worker that opened it. */
+export interface RankDevice {
+  readonly rank: number
+  /** Reserves an arena, zeroed. Throws if it exists or if its size is not the group's. */
+  allocate(arena: ArenaName): void
+  /** Copies bytes out of an arena; not while a run is writing there. */
+  read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void
+  write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void
+  /** The `io` arena, as JavaScript sees it. */
+  readonly io: SharedArrayBuffer
+  /** Decodes and checks a program against the arenas; returns its handle. */
+  load(program: Uint8Array): number
+  /** Runs a program with the given scalars (copied). Runs of one rank are done in order. Rejects with {@link RunError}. */
+  run(program: number, scalars: Float64Array, options?: RunOptions): Promise<RunReport>
+  close(): Promise<void>
+}
+
+/** A run ended early: aborted, or a kernel met a value it cannot take. */
+export class RunError extends Error {
+  override readonly name = 'RunError'
+  constructor(
+    /** `aborted` or `kernel`. */
+    readonly code: 'aborted' | 'kernel',
+    message: string,
+    /** Index of the instruction in its program. */
+    readonly instruction: number,
+  ) {
+    super(message)
+  }
+}
