@@ -1,14 +1,17 @@
 // Collectives between the ranks of one communicator. Memory is symmetric: an operand has the same arena and offset on every rank.
 // Sums are taken in rank order, so their bits depend on nothing else. L is the length of one rank's slice, N the ranks.
-import { elements, int, type OpDefinition, OpError, required, showType, streamCost } from './definition.js'
+import { elements, expectShape, int, type OpDefinition, OpError, required, showType, streamCost } from './definition.js'
 
-/** shard_L = (base_L +) source of rank 0 + source of rank 1 + ..., each source's slice of this rank, added left to right. */
+/**
+ * shard_L = (base_L +) source of rank 0 + source of rank 1 + ..., each source's slice of this rank, added left to right.
+ * With `whole` 1 the output (and base) are [N * L], of which only this rank's slice is touched; it may then be the source itself.
+ */
 export const reduceScatter: OpDefinition = {
   name: 'reduce_scatter',
   opcode: 110,
   inputs: ['source', 'base?'],
   outputs: ['shard'],
-  attributes: { ranks: 'int' },
+  attributes: { ranks: 'int', whole: 'int' },
   scalars: [],
   effect: true,
   infer: (inputs, attributes) => {
@@ -16,25 +19,35 @@ export const reduceScatter: OpDefinition = {
     const ranks = int(attributes, 'ranks')
     const length = elements(source.shape)
     if (length % ranks !== 0) throw new OpError('reduce_scatter', 'length', `a multiple of ${ranks}`, showType(source))
-    return [{ shape: [length / ranks], dtype: source.dtype }]
+    const shape = [int(attributes, 'whole') ? length : length / ranks]
+    if (inputs[1]) expectShape('reduce_scatter', 'base', inputs[1], shape)
+    return [{ shape, dtype: source.dtype }]
   },
-  inPlace: [[1, 0]],
+  inPlace: [
+    [1, 0],
+    [0, 0],
+  ],
   cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: elements(inputs[0]!.shape) }),
 }
 
-/** full = the shards of ranks 0, 1, ... side by side. The shard may be this rank's slice of `full` itself. */
+/**
+ * full = the shards of ranks 0, 1, ... side by side. With `whole` 1 the input is [N * L] and this rank's slice of it is the shard;
+ * it may then be the output itself.
+ */
 export const allGather: OpDefinition = {
   name: 'all_gather',
   opcode: 111,
   inputs: ['shard'],
   outputs: ['full'],
-  attributes: { ranks: 'int' },
+  attributes: { ranks: 'int', whole: 'int' },
   scalars: [],
   effect: true,
   infer: (inputs, attributes) => {
     const shard = required('all_gather', inputs, 0, 'shard')
-    return [{ shape: [elements(shard.shape) * int(attributes, 'ranks')], dtype: shard.dtype }]
+    const length = elements(shard.shape) * (int(attributes, 'whole') ? 1 : int(attributes, 'ranks'))
+    return [{ shape: [length], dtype: shard.dtype }]
   },
+  inPlace: [[0, 0]],
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
 }
 

@@ -1,6 +1,5 @@
 // Element by element arithmetic, copies and views. A second operand may leave out leading dims (it is repeated).
 import {
-  type Attributes,
   type DType,
   elements,
   expectFloat,
@@ -146,6 +145,26 @@ export const reshape: OpDefinition = {
   cost: () => ({ flops: 0, bytes: 0 }),
 }
 
+/** Elements `start` and on of its input, in memory order, under a shape of its own. */
+export const slice: OpDefinition = {
+  name: 'slice',
+  opcode: 8,
+  inputs: ['x'],
+  outputs: ['y'],
+  attributes: { start: 'int', shape: 'ints' },
+  scalars: [],
+  view: true,
+  infer: (inputs, attributes) => {
+    const x = required('slice', inputs, 0, 'x')
+    const [start, shape] = [int(attributes, 'start'), ints(attributes, 'shape')]
+    if (start < 0 || start + elements(shape) > elements(x.shape)) {
+      throw new OpError('slice', 'range', `within ${showType(x)}`, `${start} to ${start + elements(shape)}`)
+    }
+    return [{ shape, dtype: x.dtype }]
+  },
+  cost: () => ({ flops: 0, bytes: 0 }),
+}
+
 /** Sums over all leading dims and keeps the last `rank`. Rows are added in fixed chunks of 256, chunk sums in order. */
 export const sumLeading: OpDefinition = {
   name: 'sum_leading',
@@ -171,5 +190,4 @@ export const sumLeading: OpDefinition = {
   },
 }
 
-export const elementwise = [add, multiply, scale, cast, copy, reshape, sumLeading]
-export type { Attributes }
+export const elementwise = [add, multiply, scale, cast, copy, reshape, slice, sumLeading]

@@ -17,6 +17,22 @@ export const fill: OpDefinition = {
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
 }
 
+/**
+ * Memory for the gradients of one bucket, [length]. Zeroes the `gaps` ((start, count) pairs of elements) that pad tensors to chunk
+ * borders; everything else is written by the ops whose outputs the plan places there.
+ */
+export const bucket: OpDefinition = {
+  name: 'bucket',
+  opcode: 93,
+  inputs: [],
+  outputs: ['memory'],
+  attributes: { length: 'int', gaps: 'ints' },
+  scalars: [],
+  effect: true,
+  infer: (_inputs, attributes) => [{ shape: [int(attributes, 'length')], dtype: 'f32' }],
+  cost: () => ({ flops: 0, bytes: 0 }),
+}
+
 /** Sets elements `start` to `start + count` of a unit to `value`. */
 export const initializeConstant: OpDefinition = {
   name: 'initialize_constant',
@@ -50,4 +66,4 @@ export const initializeNormal: OpDefinition = {
   cost: (_inputs, _outputs, attributes) => ({ flops: 40 * int(attributes, 'count'), bytes: 4 * int(attributes, 'count') }),
 }
 
-export const fills = [fill, initializeConstant, initializeNormal]
+export const fills = [fill, bucket, initializeConstant, initializeNormal]

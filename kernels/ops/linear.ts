@@ -1,7 +1,7 @@
 // Linear layers. Legend: M rows of x (all leading dims), K input features, N output features.
 // `transposed` 0: weight_NK (torch.nn.Linear); 1: weight_KN (the Conv1D layout of GPT-2's files).
 // The backward is three ops (input, weight, bias) so that each can be placed, fused or dropped by itself.
-import { activationKinds, expectKind } from './activation.js'
+import { expectKind } from './activation.js'
 import {
   type Attributes,
   byteLength,
@@ -73,7 +73,7 @@ export const linear: OpDefinition = {
   workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
 }
 
-/** dx = dy W^T, or with `pre` and an activation's derivative: dx = (dy W^T) * f'(pre). */
+/** dx = dy W^T. */
 export const linearInputGradient: OpDefinition = {
   name: 'linear_input_gradient',
   opcode: 21,
@@ -153,4 +153,3 @@ export const linears = [
   linearActivation,
   linearInputGradientActivation,
 ]
-export { activationKinds }

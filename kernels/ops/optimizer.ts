@@ -1,13 +1,40 @@
 // Parameter updates over flat units, in place, and the global norm that guards them.
-// `ranges` lists (start, count) pairs of elements in the coordinates of the whole unit. Where `shards` > 1 the operands are
-// this rank's slice of the unit (elements rank * length to (rank + 1) * length); the kernel works on the intersection.
+// A unit has `length` elements. With `shards` > 1 a rank works on its slice only: elements rank * length / shards up to the next rank's.
+// An operand of `length` elements is whole and its slice is taken; one of `length / shards` elements is the slice itself.
+// `ranges` lists (start, count) pairs of elements in the coordinates of the whole unit; what lies outside them is left alone.
 // `control` is f64[4]: global norm, clip factor, 1 if the norm is finite else 0, spare. With control[2] = 0 nothing is written.
-import { elements, expectDtype, expectShape, type OpDefinition, required, streamCost, type TensorType } from './definition.js'
+import {
+  type Attributes,
+  elements,
+  expectDtype,
+  int,
+  type OpDefinition,
+  OpError,
+  required,
+  showType,
+  streamCost,
+  type TensorType,
+} from './definition.js'
 
-function updated(op: string, inputs: readonly (TensorType | null)[], states: number): TensorType[] {
+/** The whole unit or this rank's slice of it. */
+function expectPart(op: string, name: string, type: TensorType, attributes: Attributes): void {
+  const [length, shards] = [int(attributes, 'length'), int(attributes, 'shards')]
+  const got = elements(type.shape)
+  if (got !== length && got * shards !== length) {
+    throw new OpError(op, `elements of ${name}`, `${length} or ${length / shards}`, showType(type))
+  }
+}
+
+function updated(
+  op: string,
+  inputs: readonly (TensorType | null)[],
+  attributes: Attributes,
+  states: number,
+): TensorType[] {
   const parameter = required(op, inputs, 0, 'parameter')
-  expectShape(op, 'gradient', required(op, inputs, 1, 'gradient'), parameter.shape)
-  for (let i = 2; i < 2 + states; i++) expectShape(op, 'state', required(op, inputs, i, 'state'), parameter.shape)
+  expectPart(op, 'parameter', parameter, attributes)
+  expectPart(op, 'gradient', required(op, inputs, 1, 'gradient'), attributes)
+  for (let i = 2; i < 2 + states; i++) expectPart(op, 'state', required(op, inputs, i, 'state'), attributes)
   const control = required(op, inputs, 2 + states, 'control')
   expectDtype(op, 'control', control, 'f64')
   return [parameter, ...Array.from({ length: states }, (_, i) => inputs[2 + i]!)]
@@ -24,7 +51,14 @@ export const adam: OpDefinition = {
   opcode: 100,
   inputs: ['parameter', 'gradient', 'm', 'v', 'control'],
   outputs: ['parameter', 'm', 'v'],
-  attributes: { decoupled: 'int', epsilon: 'float', weight_decay: 'float', shards: 'int', ranges: 'ints' },
+  attributes: {
+    decoupled: 'int',
+    epsilon: 'float',
+    weight_decay: 'float',
+    length: 'int',
+    shards: 'int',
+    ranges: 'ints',
+  },
   scalars: ['learning_rate', 'beta1', 'beta2', 'correction1', 'correction2'],
   effect: true,
   aliases: [
@@ -32,7 +66,7 @@ export const adam: OpDefinition = {
     [2, 1],
     [3, 2],
   ],
-  infer: (inputs) => updated('adam', inputs, 2),
+  infer: (inputs, attributes) => updated('adam', inputs, attributes, 2),
   cost: (inputs, outputs) => streamCost(inputs, outputs, 14),
 }
 
@@ -50,6 +84,7 @@ export const sgd: OpDefinition = {
     dampening: 'float',
     nesterov: 'int',
     weight_decay: 'float',
+    length: 'int',
     shards: 'int',
     ranges: 'ints',
   },
@@ -59,9 +94,12 @@ export const sgd: OpDefinition = {
     [0, 0],
     [2, 1],
   ],
-  infer: (inputs) => {
+  infer: (inputs, attributes) => {
     const parameter = required('sgd', inputs, 0, 'parameter')
-    expectShape('sgd', 'gradient', required('sgd', inputs, 1, 'gradient'), parameter.shape)
+    expectPart('sgd', 'parameter', parameter, attributes)
+    expectPart('sgd', 'gradient', required('sgd', inputs, 1, 'gradient'), attributes)
+    if (inputs[2]) expectPart('sgd', 'momentum', inputs[2], attributes)
+    expectDtype('sgd', 'control', required('sgd', inputs, 3, 'control'), 'f64')
     return inputs[2] ? [parameter, inputs[2]] : [parameter]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 6),
@@ -71,7 +109,7 @@ export const sgd: OpDefinition = {
 export const normChunk = 1024
 
 /**
- * sums[i] = float64 sum of squares of elements i * 1024 to (i + 1) * 1024: eight running sums s[j] over elements j, j + 8, j + 16 ...
+ * Of this rank's slice: sums[i] = float64 sum of squares of elements i * 1024 to (i + 1) * 1024: eight running sums s[j] over elements j, j + 8, j + 16 ...
  * (each square rounded, then added), then ((s0+s1)+(s2+s3)) + ((s4+s5)+(s6+s7)).
  */
 export const normChunks: OpDefinition = {
@@ -79,11 +117,13 @@ export const normChunks: OpDefinition = {
   opcode: 102,
   inputs: ['gradient'],
   outputs: ['sums'],
-  attributes: {},
+  attributes: { length: 'int', shards: 'int' },
   scalars: [],
-  infer: (inputs) => {
-    const gradient = required('norm_chunks', inputs, 0, 'gradient')
-    return [{ shape: [Math.ceil(elements(gradient.shape) / normChunk)], dtype: 'f64' }]
+  infer: (inputs, attributes) => {
+    expectPart('norm_chunks', 'gradient', required('norm_chunks', inputs, 0, 'gradient'), attributes)
+    const slice = int(attributes, 'length') / int(attributes, 'shards')
+    if (slice % normChunk !== 0) throw new OpError('norm_chunks', 'slice', `a multiple of ${normChunk}`, String(slice))
+    return [{ shape: [slice / normChunk], dtype: 'f64' }]
   },
   cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: 2 * elements(inputs[0]!.shape) }),
 }
