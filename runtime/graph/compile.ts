@@ -1,0 +1,184 @@
+// The compiler's way: trace, differentiate, passes, partition, plan, assemble. Runs once, on the main thread; ranks receive bytes.
+import type { ArenaName } from '../../kernels/abi/program.js'
+import { byteLength } from '../../kernels/ops/definition.js'
+import type { FusionName } from '../../kernels/ops/fusion.js'
+import type { LanguageModel } from '../nn/language-model.js'
+import { namedParameters } from '../nn/module.js'
+import type { Tensor } from '../nn/tensor.js'
+import { assemble, type CompiledProgram, printProgram } from './assemble.js'
+import { differentiate } from './autodiff.js'
+import { type Graph, printGraph } from './ir.js'
+import type { GatherOptions } from './partition/gathers.js'
+import { createLayout, type FlatLayout } from './partition/layout.js'
+import {
+  type MicroStep,
+  type OptimizerPlan,
+  optimizerStates,
+  Partitioner,
+  type PlacedGraph,
+  type ZeroStage,
+} from './partition/partition.js'
+import { checkpointBlocks } from './passes/checkpoint.js'
+import { fusionPasses } from './passes/fuse.js'
+import { commonSubexpressions, deadCode } from './passes/simplify.js'
+import { type FixedTensor, type MemoryPlan, planMemory } from './plan.js'
+import type { Pass } from './rewrite.js'
+import { trace } from './trace.js'
+
+/** Programs of a training run. `forward` gives the logits of one row, `refresh` follows a write of parameters from outside. */
+export type ProgramName = 'initialize' | 'refresh' | 'evaluate' | 'forward' | MicroStep
+
+export interface TrainingOptions {
+  readonly optimizer: OptimizerPlan
+  /** Micro-batches that one rank adds up before an update. */
+  readonly accumulation: number
+  readonly clipping: number
+  readonly reduceBucketSize: number
+  /** Recompute each block's activations in the backward. */
+  readonly checkpointActivations: boolean
+}
+
+export interface CompileOptions {
+  readonly model: LanguageModel
+  /** Default: the model's own. */
+  readonly loss?: (logits: Tensor, targets: Tensor) => Tensor
+  readonly ranks: number
+  readonly stage: ZeroStage
+  /** Rows of a micro-batch. */
+  readonly microBatch: number
+  readonly sequence: number
+  readonly threads: number
+  readonly gathers: GatherOptions
+  readonly persistenceThreshold: number
+  readonly persistenceLimit: number
+  readonly fusions: readonly FusionName[]
+  /** Absent: only `forward` and what it needs. */
+  readonly training?: TrainingOptions
+  /** Names of passes to leave out. */
+  readonly without?: readonly string[]
+  /** What the program's fingerprint covers beside its instructions: device, instruction set. */
+  readonly environment: Readonly<Record<string, string>>
+  /** Receives what `DEEPTROUPE_DEBUG` asks for. */
+  readonly debug?: (what: 'graph' | 'plan' | 'program', text: () => string) => void
+}
+
+export interface Compilation {
+  readonly layout: FlatLayout
+  readonly partitioner: Partitioner
+  readonly plan: MemoryPlan
+  readonly programs: Readonly<Partial<Record<ProgramName, CompiledProgram>>>
+}
+
+const identity: OptimizerPlan = { kind: 'sgd', attributes: { momentum: 0, dampening: 0, nesterov: 0 }, groups: [] }
+
+export function compile(options: CompileOptions): Compilation {
+  const { model, ranks, stage, microBatch, sequence, training } = options
+  const parameters = namedParameters(model)
+  const layout = createLayout(
+    parameters.map(({ name, parameter, unit }) => ({ name, shape: parameter.shape, unit })),
+    stage === 3 && ranks > 1
+      ? { ranks, persistenceThreshold: options.persistenceThreshold, persistenceLimit: options.persistenceLimit }
+      : { ranks },
+  )
+  const partitioner = new Partitioner(layout, {
+    ranks,
+    stage,
+    gathers: options.gathers,
+    reduceBucketSize: training?.reduceBucketSize ?? 0,
+    optimizer: training?.optimizer ?? identity,
+    clipping: training?.clipping ?? 0,
+  })
+  const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
+    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.fusions), deadCode]
+    return passes.filter((pass) => !options.without?.includes(pass.name)).reduce((result, pass) => pass.run(result), graph)
+  }
+  const tokens = (rows: number) => ({ shape: [rows, sequence], dtype: 'i32' as const })
+  const lossGraph = (isTraining: boolean): Graph =>
+    trace(model, {
+      inputs: { tokens: tokens(microBatch), targets: tokens(microBatch) },
+      training: isTraining,
+      body: (m, io) => ({
+        loss: options.loss ? options.loss(m.forward(io.tokens), io.targets) : m.loss(io.tokens, io.targets),
+      }),
+    })
+
+  const placed: Partial<Record<ProgramName, PlacedGraph>> = {}
+  placed.initialize = partitioner.initialize(
+    parameters.map(({ name, parameter: { init } }) =>
+      init.kind === 'normal'
+        ? {
+            name,
+            op: 'initialize_normal',
+            attributes: { mean: init.mean, std: init.std, ...nameKey(name) },
+          }
+        : { name, op: 'initialize_constant', attributes: { value: init.value } },
+    ),
+  )
+  placed.refresh = partitioner.refresh()
+  const forward = trace(model, {
+    inputs: { tokens: tokens(1) },
+    training: false,
+    body: (m, io) => ({ logits: m.forward(io.tokens) }),
+  })
+  placed.forward = partitioner.forward(optimize(forward))
+  if (training) {
+    placed.evaluate = partitioner.forward(optimize(lossGraph(false)))
+    const joint = differentiate(lossGraph(true), {
+      loss: 'loss',
+      wrt: parameters.map(({ name }) => name),
+      seed: 1 / (training.accumulation * ranks),
+    })
+    const optimized = optimize(joint, training.checkpointActivations ? [checkpointBlocks] : [])
+    options.debug?.('graph', () => printGraph(optimized))
+    const { accumulation } = training
+    const steps: MicroStep[] =
+      accumulation === 1 ? ['only'] : accumulation === 2 ? ['first', 'last'] : ['first', 'middle', 'last']
+    for (const step of steps) placed[step] = partitioner.microStep(optimized, step)
+  }
+
+  const plan = planMemory(placed, fixedTensors(partitioner, placed), { threads: options.threads })
+  options.debug?.('plan', () => JSON.stringify(plan.arenas))
+  const programs: Partial<Record<ProgramName, CompiledProgram>> = {}
+  for (const [name, graph] of Object.entries(placed)) {
+    const program = assemble(name, graph, plan.programs[name]!, { ranks, environment: options.environment })
+    programs[name as ProgramName] = program
+    options.debug?.('program', () => printProgram(program))
+  }
+  return { layout, partitioner, plan, programs }
+}
+
+/** Everything that outlives a run, in the order in which it lies in its arena. */
+function fixedTensors(partitioner: Partitioner, programs: Readonly<Partial<Record<ProgramName, PlacedGraph>>>): FixedTensor[] {
+  const bytes = new Map<string, number>()
+  for (const { graph } of Object.values(programs)) {
+    for (const { name, value } of graph.inputs) {
+      bytes.set(name, Math.max(bytes.get(name) ?? 0, byteLength(value.type)))
+    }
+  }
+  const { units } = partitioner.layout
+  const names = [
+    ...units.map((unit) => `parameters/${unit.name}`),
+    ...units.map((unit) => `gradients/${unit.name}`),
+    ...optimizerStates(partitioner.options.optimizer).flatMap((state) =>
+      units.map((unit) => `optimizer/${state}/${unit.name}`),
+    ),
+  ]
+  const others = [...bytes.keys()].filter((name) => !names.includes(name)).sort()
+  return [...names, ...others].flatMap((name) => {
+    const size = bytes.get(name)
+    return size === undefined ? [] : [{ name, bytes: size }]
+  })
+}
+
+/** FNV-1a, 64 bits, of a parameter's name: the key under which it draws its initial values. */
+function nameKey(name: string): { key_low: number; key_high: number } {
+  let hash = 0xcbf29ce484222325n
+  for (const byte of Buffer.from(name)) hash = ((hash ^ BigInt(byte)) * 0x100000001b3n) & 0xffffffffffffffffn
+  return { key_low: Number(hash & 0xffffffffn), key_high: Number(hash >> 32n) }
+}
+
+/** Bytes of each arena and in all, for people and for `--dry-run`. */
+export function planTotals(plan: MemoryPlan): { arenas: Record<ArenaName, number>; total: number } {
+  const arenas = { ...plan.arenas }
+  return { arenas, total: Object.values(arenas).reduce((sum, bytes) => sum + bytes, 0) }
+}

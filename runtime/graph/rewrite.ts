@@ -1,0 +1,72 @@
+// How passes build a graph from another: node by node in order, values mapped as they go. The source graph is never touched.
+import { type Graph, GraphBuilder, GraphError, type Node, type Value } from './ir.js'
+
+/** A pass over graphs, pure, with a name by which it can be switched off. */
+export interface Pass {
+  readonly name: string
+  run(graph: Graph): Graph
+}
+
+export class Rewriter {
+  readonly builder = new GraphBuilder()
+  readonly #values = new Map<Value, Value>()
+
+  constructor(readonly source: Graph) {
+    for (const { name, kind, value } of source.inputs) this.#values.set(value, this.builder.input(name, kind, value.type))
+  }
+
+  /** The new graph's value for one of the source graph. */
+  map(value: Value): Value {
+    const mapped = this.#values.get(value)
+    if (!mapped) throw new GraphError(`rewrite: value %${value.id}, expected one already rewritten, got none`)
+    return mapped
+  }
+
+  mapAll(values: readonly (Value | null)[]): (Value | null)[] {
+    return values.map((value) => value && this.map(value))
+  }
+
+  has(value: Value): boolean {
+    return this.#values.has(value)
+  }
+
+  /** Says that `target` takes the place of `value`. */
+  replace(value: Value, target: Value): void {
+    this.#values.set(value, target)
+  }
+
+  /** Copies a node as it is. */
+  copy(node: Node): void {
+    this.builder
+      .emit(node.op, this.mapAll(node.inputs), node.attributes, node.origin, node.scalars)
+      .forEach((value, i) => {
+        this.replace(node.outputs[i]!, value)
+      })
+  }
+
+  /** The finished graph, with the source's outputs. */
+  finish(): Graph {
+    for (const { name, value } of this.source.outputs) this.builder.output(name, this.map(value))
+    return this.builder.finish()
+  }
+}
+
+/** Rewrites every node by `visit`, which returns false to have it copied. */
+export function rewrite(graph: Graph, visit: (node: Node, rewriter: Rewriter) => boolean): Graph {
+  const rewriter = new Rewriter(graph)
+  for (const node of graph.nodes) if (!visit(node, rewriter)) rewriter.copy(node)
+  return rewriter.finish()
+}
+
+/** Nodes that read each value; a graph output counts as null. */
+export function usesOf(graph: Graph): Map<Value, (Node | null)[]> {
+  const uses = new Map<Value, (Node | null)[]>()
+  const add = (value: Value, node: Node | null): void => {
+    const list = uses.get(value)
+    if (list) list.push(node)
+    else uses.set(value, [node])
+  }
+  for (const node of graph.nodes) for (const value of node.inputs) if (value) add(value, node)
+  for (const { value } of graph.outputs) add(value, null)
+  return uses
+}
