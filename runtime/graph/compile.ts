@@ -40,7 +40,7 @@ export interface TrainingOptions {
 
 export interface CompileOptions {
   readonly model: LanguageModel
-  /** Default: the model's own. */
+  /** Mean loss of a micro-batch; default: the model's own. */
   readonly loss?: (logits: Tensor, targets: Tensor) => Tensor
   readonly ranks: number
   readonly stage: ZeroStage
@@ -98,7 +98,9 @@ export function compile(options: CompileOptions): Compilation {
       inputs: { tokens: tokens(microBatch), targets: tokens(microBatch) },
       training: isTraining,
       body: (m, io) => ({
-        loss: options.loss ? options.loss(m.forward(io.tokens), io.targets) : m.loss(io.tokens, io.targets),
+        loss: options.loss
+          ? options.loss(m.forward(io.tokens), io.targets).scale(isTraining ? 1 : microBatch * sequence)
+          : m.loss(io.tokens, io.targets, isTraining ? 'mean' : 'sum'),
       }),
     })
 

@@ -5,7 +5,6 @@ import { elements } from '../../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { normChunk } from '../../../kernels/ops/optimizer.js'
 import { opNamed } from '../../../kernels/ops/index.js'
-import type { OptimizerGroup } from '../../optim/index.js'
 import { type Graph, GraphBuilder, type Node, type Origin, type Value } from '../ir.js'
 import { type GatherOptions, planGathers } from './gathers.js'
 import { chunkOrder, type FlatLayout, gapsOf, type Unit } from './layout.js'
@@ -24,6 +23,12 @@ export interface PartitionOptions {
   readonly optimizer: OptimizerPlan
   /** Most global norm of the gradients; 0: no clipping. */
   readonly clipping: number
+}
+
+/** Parameters that are updated with the same settings; each group has scalars of its own (`learning_rate.0`, ...). */
+export interface OptimizerGroup {
+  readonly names: readonly string[]
+  readonly weightDecay: number
 }
 
 export interface OptimizerPlan {

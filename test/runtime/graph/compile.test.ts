@@ -1,0 +1,170 @@
+// The compiled programs of a small GPT-2: what the plan promises, checked instruction by instruction without running anything.
+import test from 'ava'
+import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
+import { cpuFusions } from '../../../kernels/cpu/fusions.js'
+import { dtypeBytes } from '../../../kernels/ops/definition.js'
+import { opNamed } from '../../../kernels/ops/index.js'
+import { type Compilation, compile, type CompileOptions } from '../../../runtime/graph/compile.js'
+import { fragmentsOf } from '../../../runtime/graph/partition/layout.js'
+import { namedParameters } from '../../../runtime/nn/module.js'
+import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
+
+const model = () =>
+  new GPT2({ vocab_size: 64, n_positions: 24, n_embd: 48, n_layer: 3, n_head: 3, resid_pdrop: 0.1, embd_pdrop: 0.1, attn_pdrop: 0.1 })
+
+function compiled(options: Partial<CompileOptions> & { accumulation?: number; checkpointActivations?: boolean } = {}): Compilation {
+  const gpt = options.model ?? model()
+  return compile({
+    model: gpt,
+    ranks: 2,
+    stage: 2,
+    microBatch: 2,
+    sequence: 16,
+    threads: 1,
+    gathers: { maxReuseDistance: 0, maxLiveParameters: 1e9, prefetchBucketSize: 0 },
+    persistenceThreshold: 0,
+    persistenceLimit: 1e9,
+    fusions: cpuFusions,
+    training: {
+      optimizer: {
+        kind: 'adam',
+        attributes: { decoupled: 1, epsilon: 1e-8 },
+        groups: [{ names: namedParameters(gpt).map(({ name }) => name), weightDecay: 0.1 }],
+      },
+      accumulation: options.accumulation ?? 1,
+      clipping: 1,
+      reduceBucketSize: 40_000,
+      checkpointActivations: options.checkpointActivations ?? false,
+    },
+    environment: {},
+    ...options,
+  })
+}
+
+const bytesOf = (program: Program, index: number): number =>
+  program.tensors[index]!.shape.reduce((a, b) => a * b, 1) * dtypeBytes[program.tensors[index]!.dtype]
+
+/**
+ * Plays a program on an imaginary memory that remembers which instruction wrote each 64-byte line last, and reports reads of lines
+ * that nobody wrote. A temporary that was overwritten too early shows as a read of another tensor's write.
+ */
+function lateReads(program: Program, fixedBytes: Record<string, number>): string[] {
+  const problems: string[] = []
+  const writer = new Map<string, string>()
+  program.instructions.forEach((instruction, at) => {
+    const op = opNamed(instruction.op)
+    const lines = (index: number): string[] => {
+      const { arena, byteOffset } = program.tensors[index]!
+      const keys: string[] = []
+      for (let line = byteOffset; line < byteOffset + bytesOf(program, index); line += 64) keys.push(`${arena} ${line >> 6}`)
+      return keys
+    }
+    for (const [i, index] of instruction.inputs.entries()) {
+      if (index === null) continue
+      const { arena, byteOffset } = program.tensors[index]!
+      if (byteOffset < (fixedBytes[arena] ?? 0)) continue
+      for (const line of lines(index)) {
+        if (!writer.has(line)) problems.push(`${at} ${instruction.op} reads input ${i} (${line}) that nobody wrote`)
+      }
+    }
+    instruction.outputs.forEach((index, o) => {
+      if (index === null) return
+      for (const line of lines(index)) writer.set(line, `${at}`)
+      // An output may lie on an input only where the op allows it.
+      for (const [i, input] of instruction.inputs.entries()) {
+        if (input === null) continue
+        const a = program.tensors[input]!
+        const b = program.tensors[index]!
+        const overlap =
+          a.arena === b.arena &&
+          a.byteOffset < b.byteOffset + bytesOf(program, index) &&
+          b.byteOffset < a.byteOffset + bytesOf(program, input)
+        const allowed = [...(op.inPlace ?? []), ...(op.aliases ?? [])].some(([from, to]) => from === i && to === o)
+        if (overlap && !(allowed && a.byteOffset === b.byteOffset)) {
+          problems.push(`${at} ${instruction.op}: output ${o} lies on input ${i}`)
+        }
+      }
+    })
+    instruction.outputs.forEach((a, i) => {
+      instruction.outputs.slice(i + 1).forEach((b) => {
+        if (a === null || b === null) return
+        const [x, y] = [program.tensors[a]!, program.tensors[b]!]
+        if (x.arena === y.arena && x.byteOffset < y.byteOffset + bytesOf(program, b) && y.byteOffset < x.byteOffset + bytesOf(program, a)) {
+          problems.push(`${at} ${instruction.op}: two outputs share memory`)
+        }
+      })
+    })
+  })
+  return problems
+}
+
+for (const ranks of [1, 2, 3]) {
+  for (const stage of [0, 1, 2, 3] as const) {
+    for (const accumulation of [1, 2, 3]) {
+      for (const checkpointActivations of [false, true]) {
+        test(`no operand is read before it is written: ${ranks} ranks, stage ${stage}, ${accumulation} micro-steps${checkpointActivations ? ', checkpointing' : ''}`, (t) => {
+          const { programs, plan } = compiled({ ranks, stage, accumulation, checkpointActivations })
+          const fixed: Record<string, number> = {}
+          for (const { arena, byteOffset, bytes } of plan.fixed.values()) {
+            fixed[arena] = Math.max(fixed[arena] ?? 0, byteOffset + bytes)
+          }
+          for (const { program, bytes } of Object.values(programs)) {
+            t.deepEqual(lateReads(program, fixed), [])
+            t.deepEqual(decodeProgram(bytes), JSON.parse(JSON.stringify(program)))
+          }
+          const steps = Object.keys(programs).filter((name) => ['only', 'first', 'middle', 'last'].includes(name))
+          t.deepEqual(steps, accumulation === 1 ? ['only'] : accumulation === 2 ? ['first', 'last'] : ['first', 'middle', 'last'])
+        })
+      }
+    }
+  }
+}
+
+test('bytes by category fall with the stage', (t) => {
+  const ranks = 4
+  for (const stage of [0, 1, 2, 3] as const) {
+    const { plan, layout } = compiled({ ranks, stage })
+    const whole = layout.length * 4
+    t.is(plan.arenas.parameters, stage >= 3 ? whole / ranks : whole)
+    t.is(plan.arenas.gradients, stage >= 2 ? whole / ranks : whole)
+    t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2)
+  }
+})
+
+test('fragments of all ranks cover every element of every parameter once', (t) => {
+  for (const ranks of [1, 2, 3, 5]) {
+    const { layout } = compiled({ ranks, stage: 2 })
+    const covered = new Map(layout.parameters.map((slot) => [slot.name, new Uint8Array(slot.count)]))
+    for (let rank = 0; rank < ranks; rank++) {
+      for (const { name, start, count } of fragmentsOf(layout, rank)) {
+        for (let i = start; i < start + count; i++) covered.get(name)![i]! += 1
+      }
+    }
+    for (const counts of covered.values()) t.true(counts.every((n) => n === 1))
+  }
+})
+
+test('equal options give equal fingerprints, other options others', (t) => {
+  const hash = (options: Parameters<typeof compiled>[0]) => compiled(options).programs.only!.hash
+  t.is(hash({}), hash({}))
+  t.not(hash({}), hash({ stage: 3 }))
+  t.not(hash({}), hash({ environment: { isa: 'avx2' } }))
+})
+
+test('checkpointing needs fewer bytes of activations', (t) => {
+  const plain = compiled({ sequence: 24, microBatch: 8 })
+  const saved = compiled({ sequence: 24, microBatch: 8, checkpointActivations: true })
+  t.true(saved.programs.only!.program.arenas.activations < plain.programs.only!.program.arenas.activations * 0.7)
+})
+
+test('fusions are made where the backend lists them, and only there', (t) => {
+  const names = (c: Compilation) => new Set(c.programs.only!.program.instructions.map((i) => i.op))
+  const fused = names(compiled())
+  for (const op of ['linear_activation', 'linear_input_gradient_activation', 'linear_cross_entropy_gradients']) {
+    t.true(fused.has(op), op)
+  }
+  t.false(fused.has('activation_backward'))
+  const plain = names(compiled({ fusions: [] }))
+  t.false(plain.has('linear_activation'))
+  t.true(plain.has('cross_entropy'))
+})
