@@ -23,19 +23,24 @@ export interface GroupToken {
   readonly arenas: ArenaSizes
   readonly isa?: string
   /** Shared memory that JavaScript sees: `io` of each rank; on `reference` every arena of every rank. */
-  readonly memory: readonly Readonly<Partial<Record<ArenaName, SharedArrayBuffer>>>[]
+  readonly memory: readonly RankBuffers[]
   /** Abort flag and barrier words of the reference device's communicator. */
-  readonly control: SharedArrayBuffer
+  readonly control?: SharedArrayBuffer
 }
+
+export type RankBuffers = Readonly<Partial<Record<ArenaName, SharedArrayBuffer>>> & { readonly io: SharedArrayBuffer }
+
+/** Bytes reserved now and at the most. */
+export type MemoryReport = Readonly<Record<ArenaName, { readonly live: number; readonly peak: number }>>
 
 /** The ranks of one communicator with their memory, owned by the main thread. */
 export interface DeviceGroup {
   readonly token: GroupToken
-  /** Ends every running and later run of every rank with `reason`. Idempotent, from any thread that holds the token. */
+  /** Ends every running and later run of every rank with `reason`; the first reason stays. From other threads: `abortGroup`. */
   abort(reason: string): void
   /** Live and peak bytes of each arena of a rank, from the registry of what was really allocated. */
-  memory(rank: number): Readonly<Record<ArenaName, { live: number; peak: number }>>
-  /** Releases everything. Ranks must be closed first (or aborted: then their native threads are joined here). */
+  memory(rank: number): MemoryReport
+  /** Releases everything, after aborting ranks that are still open and joining their native threads. Peaks stay readable. */
   close(): Promise<void>
 }
 
@@ -56,30 +61,51 @@ export interface RunReport {
 /** One rank's arenas, programs and threads. All methods are called from the worker that opened it. */
 export interface RankDevice {
   readonly rank: number
-  /** Reserves an arena, zeroed. Throws if it exists or if its size is not the group's. */
+  /** Reserves an arena of the group's size, zeroed. Throws if it exists; `io` exists from the start. */
   allocate(arena: ArenaName): void
   /** Copies bytes out of an arena; not while a run is writing there. */
   read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void
   write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void
   /** The `io` arena, as JavaScript sees it. */
   readonly io: SharedArrayBuffer
-  /** Decodes and checks a program against the arenas; returns its handle. */
+  /** Decodes and checks a program against the arenas that it names, which must exist; returns its handle. Throws ProgramError. */
   load(program: Uint8Array): number
   /** Runs a program with the given scalars (copied). Runs of one rank are done in order. Rejects with {@link RunError}. */
   run(program: number, scalars: Float64Array, options?: RunOptions): Promise<RunReport>
+  /** Waits for the runs that are enqueued (abort first to end them) and ends the rank's threads; its memory stays until the group closes. */
   close(): Promise<void>
 }
 
+export interface RankOptions {
+  readonly rank: number
+  /** Threads that compute, the coordinator counted; the reference device computes on the worker itself. */
+  readonly threads: number
+}
+
+/** A device was asked for what it cannot do: bad sizes, a second allocation, something closed, no addon. */
+export class DeviceError extends Error {
+  override readonly name: string = 'DeviceError'
+  constructor(
+    /** `DEVICE_USAGE`, `DEVICE_MEMORY` or `DEVICE_MISSING`; of a {@link RunError} see there. */
+    readonly code: string,
+    message: string,
+    readonly details: Readonly<Record<string, unknown>> = {},
+    options?: ErrorOptions,
+  ) {
+    super(message, options)
+  }
+}
+
 /** A run ended early: aborted, or a kernel met a value it cannot take. */
-export class RunError extends Error {
+export class RunError extends DeviceError {
   override readonly name = 'RunError'
   constructor(
-    /** `aborted` or `kernel`. */
-    readonly code: 'aborted' | 'kernel',
+    /** `aborted` (by this rank, a peer or the group's owner; the message is the reason) or `kernel`. */
+    override readonly code: 'aborted' | 'kernel',
     message: string,
     /** Index of the instruction in its program. */
     readonly instruction: number,
   ) {
-    super(message)
+    super(code, message, { instruction })
   }
 }

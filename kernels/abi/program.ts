@@ -115,11 +115,15 @@ export const opTableHash: bigint = (() => {
 
 const align8 = (n: number): number => (n + 7) & ~7
 
-function attributeWords(op: string, attributes: Attributes): { words: number; write(view: DataView, at: number): void } {
+function attributeWords(
+  op: string,
+  attributes: Attributes,
+): { words: number; write(view: DataView, at: number): void } {
   const kinds = Object.entries(opNamed(op).attributes)
   const valueOf = (name: string): AttributeValue => {
     const value = attributes[name]
-    if (value === undefined) throw new ProgramError(`program: attribute ${name} of ${op}, expected a value, got nothing`)
+    if (value === undefined)
+      throw new ProgramError(`program: attribute ${name} of ${op}, expected a value, got nothing`)
     return value
   }
   const words = kinds.reduce((n, [name, kind]) => n + (kind === 'ints' ? 1 + (valueOf(name) as number[]).length : 1), 0)
@@ -169,7 +173,9 @@ export function encodeProgram(program: Program): Uint8Array {
   program.tensors.forEach((tensor, i) => {
     const at = tensorsOffset + i * layout.tensorBytes
     if (tensor.shape.length > layout.maxDims) {
-      throw new ProgramError(`program: dims of a tensor, expected at most ${layout.maxDims}, got ${tensor.shape.length}`)
+      throw new ProgramError(
+        `program: dims of a tensor, expected at most ${layout.maxDims}, got ${tensor.shape.length}`,
+      )
     }
     view.setUint32(at + t.arena, arenaNames.indexOf(tensor.arena), true)
     view.setUint32(at + t.dtype, dtypes.indexOf(tensor.dtype), true)
@@ -230,7 +236,8 @@ export function decodeProgram(bytes: Uint8Array): Program {
   const u64 = (at: number): number => Number(view.getBigUint64(at, true))
   if (u64(h.totalBytes) !== bytes.length) fail('length', `${u64(h.totalBytes)} bytes`, bytes.length)
   const digest = createHash('sha256').update(bytes.subarray(h.tensorCount)).digest()
-  if (!digest.equals(bytes.subarray(h.fingerprint, h.fingerprint + 32))) fail('fingerprint', 'that of its bytes', 'another')
+  if (!digest.equals(bytes.subarray(h.fingerprint, h.fingerprint + 32)))
+    fail('fingerprint', 'that of its bytes', 'another')
 
   const debug = JSON.parse(
     Buffer.from(bytes.buffer, bytes.byteOffset + u64(h.debugOffset), u64(h.debugBytes)).toString(),

@@ -7,6 +7,9 @@
 #include <stdexcept>
 #include <string>
 
+/// Always inlined: one object file per instruction set must never lend its code of a shared function to another.
+#define DT_INLINE inline __attribute__((always_inline))
+
 namespace deeptroupe {
 
 enum class DType : uint32_t { f32 = 0, f64 = 1, bf16 = 2, f16 = 3, i32 = 4, u8 = 5 };
@@ -17,16 +20,16 @@ struct Tensor {
   uint32_t rank;
   int64_t dims[6];
 
-  int64_t elements() const {
+  DT_INLINE int64_t elements() const {
     int64_t n = 1;
     for (uint32_t i = 0; i < rank; ++i) n *= dims[i];
     return n;
   }
-  int64_t last() const { return rank ? dims[rank - 1] : 1; }
+  DT_INLINE int64_t last() const { return rank ? dims[rank - 1] : 1; }
   /// Elements of all dims but the last.
-  int64_t rows() const { return rank ? elements() / (last() ? last() : 1) : 1; }
+  DT_INLINE int64_t rows() const { return rank ? elements() / (last() ? last() : 1) : 1; }
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  DT_INLINE T* as() const { return static_cast<T*>(data); }
 };
 
 /// The threads of one rank. The caller takes part as thread 0.
@@ -39,7 +42,7 @@ class Pool {
   virtual void run(int64_t tasks, void (*body)(void* context, int64_t task, int thread), void* context) = 0;
 
   template <class F>
-  void each(int64_t tasks, F&& f) {
+  DT_INLINE void each(int64_t tasks, F&& f) {
     run(tasks, [](void* c, int64_t task, int thread) { (*static_cast<F*>(c))(task, thread); }, &f);
   }
 };
@@ -64,12 +67,12 @@ struct Call {
   int rank;
   int ranks;
 
-  const Tensor& in(int i) const { return *inputs[i]; }
-  const Tensor& out(int i) const { return *outputs[i]; }
-  bool has_in(int i) const { return inputs[i] != nullptr; }
-  bool has_out(int i) const { return outputs[i] != nullptr; }
+  DT_INLINE const Tensor& in(int i) const { return *inputs[i]; }
+  DT_INLINE const Tensor& out(int i) const { return *outputs[i]; }
+  DT_INLINE bool has_in(int i) const { return inputs[i] != nullptr; }
+  DT_INLINE bool has_out(int i) const { return outputs[i] != nullptr; }
   template <class A>
-  const A& attrs() const { return *static_cast<const A*>(attributes); }
+  DT_INLINE const A& attrs() const { return *static_cast<const A*>(attributes); }
 };
 
 using Kernel = void (*)(const Call&);

@@ -1,6 +1,15 @@
 // Scaled dot-product attention over one packed buffer qkv_BT3HD, in tiles: memory is linear in the sequence length.
 // Legend: B batch, T sequence, H heads, D head size. Source of the tiling: FlashAttention-2 (arXiv 2307.08691).
-import { elements, expectFloat, expectShape, int, type OpDefinition, OpError, required, streamCost } from './definition.js'
+import {
+  elements,
+  expectFloat,
+  expectShape,
+  int,
+  type OpDefinition,
+  OpError,
+  required,
+  streamCost,
+} from './definition.js'
 
 const attributes = {
   heads: 'int',
@@ -13,9 +22,9 @@ const attributes = {
 const scalars = ['seed', 'step', 'sample']
 
 /**
- * o = dropout(softmax(scale * q k^T)) v per head, and the log-sum-exp of each row of scores. qkv is [B, T, 3 * H * D]
- * with q, k and v of all heads side by side. Dropout draws Philox word `element % 4` of counter
- * (op_id, step, sample + b, element / 4), element = (h * T + query) * T + key.
+ * o = dropout(softmax(scale * q k^T)) v per head, and the log-sum-exp of each row of scaled scores over the keys it sees. qkv is
+ * [B, T, 3 * H * D] with q, k and v of all heads side by side. A dropped probability is 0, a kept one is multiplied by 1 / (1 - p);
+ * key, counter and threshold are those of `dropout`, with element = (h * T + query) * T + key of sample `sample` + b.
  */
 export const attention: OpDefinition = {
   name: 'attention',
@@ -30,7 +39,12 @@ export const attention: OpDefinition = {
     const heads = int(attrs, 'heads')
     const [batch, sequence, width] = qkv.shape
     if (qkv.shape.length !== 3 || width! % (3 * heads) !== 0) {
-      throw new OpError('attention', 'shape of qkv', `[batch, sequence, 3 * heads (${heads}) * head size]`, String(qkv.shape))
+      throw new OpError(
+        'attention',
+        'shape of qkv',
+        `[batch, sequence, 3 * heads (${heads}) * head size]`,
+        String(qkv.shape),
+      )
     }
     return [
       { shape: [batch!, sequence!, width! / 3], dtype: qkv.dtype },
@@ -39,17 +53,21 @@ export const attention: OpDefinition = {
   },
   gradient: (builder, call, [dy]) => [
     dy
-      ? builder.emit('attention_backward', [dy, call.inputs[0]!, call.outputs[0]!, call.outputs[1]!], call.attributes)[0]!
+      ? builder.emit(
+          'attention_backward',
+          [dy, call.inputs[0]!, call.outputs[0]!, call.outputs[1]!],
+          call.attributes,
+        )[0]!
       : null,
   ],
   cost: (inputs, outputs, attrs) => {
-    const [, sequence, width] = outputs[0]!.shape as [number, number, number]
+    const [, sequence] = outputs[0]!.shape as [number, number, number]
     const pairs = int(attrs, 'causal') ? (sequence + 1) / 2 : sequence
-    return { flops: 4 * elements(outputs[0]!.shape) * pairs, bytes: streamCost(inputs, outputs).bytes + 0 * width }
+    return { flops: 4 * elements(outputs[0]!.shape) * pairs, bytes: streamCost(inputs, outputs).bytes }
   },
   workspace: (inputs, _outputs, attrs, threads) => {
-    const [, sequence, width] = inputs[0]!.shape as [number, number, number]
-    return attentionWorkspace(sequence, width / 3 / int(attrs, 'heads'), threads)
+    const { sequence, padded, size } = tiles(inputs[0]!, attrs)
+    return 4 * threads * ((padded + sequence + 96) * size + stripElements + 16)
   },
 }
 
@@ -73,17 +91,22 @@ export const attentionBackward: OpDefinition = {
     return { flops: 10 * elements(inputs[2]!.shape) * pairs, bytes: streamCost(inputs, outputs).bytes }
   },
   workspace: (inputs, _outputs, attrs, threads) => {
-    const [batch, sequence, width] = inputs[1]!.shape as [number, number, number]
-    const heads = int(attrs, 'heads')
-    return attentionWorkspace(sequence, width / 3 / heads, threads) + batch * heads * sequence * 4
+    const { sequence, padded, size } = tiles(inputs[1]!, attrs)
+    return 4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + 16)
   },
 }
 
-/** Per thread: transposed or padded copies of one head's q, k, v and their gradients, and a few 128 x 128 tiles of scores. */
-function attentionWorkspace(sequence: number, headSize: number, threads: number): number {
-  const padded = Math.ceil(sequence / 128) * 128
-  const size = Math.ceil(headSize / 16) * 16
-  return threads * (8 * padded * size + 6 * 128 * 128 + 4 * padded) * 4
+/** A packed strip of at most 8 rows of one head, 1,040 elements apart (ROW_STRIDE of kernels/cpu/attention.cpp). */
+const stripElements = 8 * 1040
+
+/**
+ * The sizes behind a thread's scratch: packed copies of one head's q, k, v and do in whole panels and vectors. With them go the sums
+ * of 96 queries or, backward, two blocks of 96 x 272 scores.
+ */
+function tiles(qkv: TensorType, attrs: Attributes): { sequence: number; padded: number; size: number } {
+  const [, sequence, width] = qkv.shape as [number, number, number]
+  const headSize = width / 3 / int(attrs, 'heads')
+  return { sequence, padded: Math.ceil(sequence / 32) * 32, size: Math.ceil(headSize / 16) * 16 }
 }
 
 export const attentions = [attention, attentionBackward]

@@ -92,7 +92,8 @@ export const allToAll: OpDefinition = {
   infer: (inputs, attributes) => {
     const x = required('all_to_all', inputs, 0, 'x')
     const ranks = int(attributes, 'ranks')
-    if (elements(x.shape) % ranks !== 0) throw new OpError('all_to_all', 'length', `a multiple of ${ranks}`, showType(x))
+    if (elements(x.shape) % ranks !== 0)
+      throw new OpError('all_to_all', 'length', `a multiple of ${ranks}`, showType(x))
     return [x]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),

@@ -17,10 +17,14 @@ import {
   streamCost,
   type TensorType,
 } from './definition.js'
+import { packing } from './linear.js'
 
 const scalarOf = (x: TensorType): TensorType => ({ shape: [1], dtype: x.dtype === 'f64' ? 'f64' : 'f32' })
 
-/** loss[1] = scale * sum over rows of (lse - logit of the target); lse per row. The vocabulary is read in chunks, online. */
+/**
+ * loss[1] = scale * sum over unmasked rows of (lse - logit of the target); lse per row, of masked rows too. The vocabulary is read in
+ * chunks, online. A target that is neither -1 nor a class is an error of the run.
+ */
 export const crossEntropy: OpDefinition = {
   name: 'cross_entropy',
   opcode: 60,
@@ -89,11 +93,11 @@ const headCost =
     return { flops: 2 * products * elements(x.shape) * classes, bytes }
   }
 
-/** One chunk of `rows` rows of logits, row losses, and packed panels of the products. */
+/** Packed panels of the products, row losses in float64, and one chunk of `rows` rows of logits. */
 const headWorkspace: NonNullable<OpDefinition['workspace']> = (inputs, _outputs, attributes, threads) => {
   const { x, classes } = head('linear_cross_entropy', inputs, attributes)
   const rows = Math.min(int(attributes, 'rows'), rowsOf(x.shape))
-  return rows * classes * 4 + rowsOf(x.shape) * 8 + (threads + 1) * (4 << 20)
+  return packing(threads) + rowsOf(x.shape) * 8 + rows * classes * 4
 }
 
 /** loss[1] of logits = x W without storing them: `rows` rows of logits at a time. */

@@ -54,11 +54,7 @@ export interface OpDefinition {
   infer(inputs: readonly (TensorType | null)[], attributes: Attributes): TensorType[]
   /** Gradients of the inputs from gradients of the outputs (null: none flows). Absent: not differentiable. */
   gradient?<V>(builder: GradientBuilder<V>, call: OpCall<V>, gradients: readonly (V | null)[]): (V | null)[]
-  cost(
-    inputs: readonly (TensorType | null)[],
-    outputs: readonly TensorType[],
-    attributes: Attributes,
-  ): OpCost
+  cost(inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): OpCost
   /** Pairs (input, output) where the output may be written over the input's memory. */
   readonly inPlace?: readonly (readonly [number, number])[]
   /** Pairs (input, output) where the output *is* the input's memory, updated. */

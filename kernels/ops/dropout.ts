@@ -2,8 +2,9 @@
 import { expectFloat, expectShape, type OpDefinition, required, streamCost } from './definition.js'
 
 /**
- * y = x * keep / (1 - p) (+ residual). The first dim of x is the batch. Element e of sample s is dropped where word e % 4 of
- * Philox4x32-10 (key = seed, counter = (op_id, step, sample + row, e / 4)) is below floor(p * 2^32). Its gradient is itself.
+ * y = x * factor where kept, 0 where dropped (+ residual): product and sum each rounded, factor = 1 / (1 - p) rounded from float64.
+ * The first dim of x is the batch. Element e of its row r is dropped where word e % 4 of Philox4x32-10 with
+ * key = (seed low, seed high) and counter = (op_id, step, sample + r, e / 4) is below floor(p * 2^32). Its gradient is itself.
  */
 export const dropout: OpDefinition = {
   name: 'dropout',

@@ -20,7 +20,7 @@ function binary(op: string, inputs: readonly (TensorType | null)[]): TensorType[
   expectFloat(op, 'a', a)
   if (b.dtype !== a.dtype) throw new OpError(op, 'dtype of b', a.dtype, b.dtype)
   const suffix = a.shape.slice(a.shape.length - b.shape.length)
-  if (b.shape.length > a.shape.length || !sameShape(suffix, b.shape)) {
+  if (b.shape.length === 0 || b.shape.length > a.shape.length || !sameShape(suffix, b.shape)) {
     throw new OpError(op, 'shape of b', `[${a.shape.join(', ')}] or its trailing dims`, showType(b))
   }
   return [a]
@@ -99,7 +99,11 @@ export const cast: OpDefinition = {
   infer: (inputs, attributes) => {
     const x = required('cast', inputs, 0, 'x')
     expectFloat('cast', 'x', x)
-    return [{ shape: x.shape, dtype: dtypeNumbers[int(attributes, 'dtype')]! }]
+    const dtype = dtypeNumbers[int(attributes, 'dtype')]
+    if (!dtype || dtype === 'i32' || dtype === 'u8') {
+      throw new OpError('cast', 'dtype', 'the number of a float dtype', dtype ?? String(int(attributes, 'dtype')))
+    }
+    return [{ shape: x.shape, dtype }]
   },
   gradient: (builder, call, [dy]) => {
     if (!dy) return [null]

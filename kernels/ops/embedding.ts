@@ -1,5 +1,16 @@
 // Rows of a table by index. The gradient adds rows in token order, so its bits do not depend on threads.
-import { elements, expectDtype, expectFloat, int, type OpDefinition, OpError, required, showType, streamCost } from './definition.js'
+import {
+  elements,
+  expectDtype,
+  expectFloat,
+  expectShape,
+  int,
+  type OpDefinition,
+  OpError,
+  required,
+  showType,
+  streamCost,
+} from './definition.js'
 
 /** y[...] = weight[indices[...]]. An index outside the table is an error of the run. */
 export const embedding: OpDefinition = {
@@ -28,7 +39,7 @@ export const embedding: OpDefinition = {
   cost: (_inputs, outputs) => streamCost([], [...outputs, ...outputs], 0),
 }
 
-/** dweight (+ base) with dweight[indices[i]] += dy[i], i in order. */
+/** dweight (+ base) with dweight[indices[i]] += dy[i], i in order, each addition rounded; without base it starts from zeros. */
 export const embeddingBackward: OpDefinition = {
   name: 'embedding_backward',
   opcode: 81,
@@ -43,7 +54,9 @@ export const embeddingBackward: OpDefinition = {
     if (elements(indices.shape) * width !== elements(dy.shape)) {
       throw new OpError('embedding_backward', 'shape of dy', `[${indices.shape.join(', ')}, width]`, showType(dy))
     }
-    return [{ shape: [int(attributes, 'rows'), width], dtype: dy.dtype }]
+    const shape = [int(attributes, 'rows'), width]
+    if (inputs[2]) expectShape('embedding_backward', 'base', inputs[2], shape)
+    return [{ shape, dtype: dy.dtype }]
   },
   cost: (inputs, outputs) => streamCost([inputs[1]!, inputs[1]!], outputs, 0),
   inPlace: [[2, 0]],

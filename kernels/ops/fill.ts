@@ -1,7 +1,7 @@
 // Constants and initial values. A unit is a run of parameters stored side by side and sharded together (see runtime/graph/partition).
 // Ops that take `start`, `count` and `shards` address a unit: a rank that holds one of `shards` equal slices writes only its part.
-import { dtypeNumbers } from './elementwise.js'
 import { int, ints, type OpDefinition, required, streamCost } from './definition.js'
+import { dtypeNumbers } from './elementwise.js'
 
 /** A tensor full of `value`. */
 export const fill: OpDefinition = {
@@ -58,12 +58,23 @@ export const initializeNormal: OpDefinition = {
   opcode: 92,
   inputs: ['unit'],
   outputs: ['unit'],
-  attributes: { start: 'int', count: 'int', shards: 'int', mean: 'float', std: 'float', key_low: 'int', key_high: 'int' },
+  attributes: {
+    start: 'int',
+    count: 'int',
+    shards: 'int',
+    mean: 'float',
+    std: 'float',
+    key_low: 'int',
+    key_high: 'int',
+  },
   scalars: ['seed'],
   effect: true,
   aliases: [[0, 0]],
   infer: (inputs) => [required('initialize_normal', inputs, 0, 'unit')],
-  cost: (_inputs, _outputs, attributes) => ({ flops: 40 * int(attributes, 'count'), bytes: 4 * int(attributes, 'count') }),
+  cost: (_inputs, _outputs, attributes) => ({
+    flops: 40 * int(attributes, 'count'),
+    bytes: 4 * int(attributes, 'count'),
+  }),
 }
 
 export const fills = [fill, bucket, initializeConstant, initializeNormal]

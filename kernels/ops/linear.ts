@@ -39,10 +39,10 @@ function productCost(inputs: readonly (TensorType | null)[], outputs: readonly T
 }
 
 /**
- * Scratch for packed panels of one matrix product: per thread one panel of 512 x 384 and one of 384 x 512 elements with slack,
- * plus one panel shared by all threads.
+ * Bytes of scratch for one packed matrix product: panels of 2 x 384 x 1,536 elements for all threads together, and a block of
+ * 96 rows of 400 for each (PANELS, MC and A_STRIDE of kernels/cpu/gemm.h).
  */
-const packing = (threads: number): number => (threads + 1) * (4 << 20)
+export const packing = (threads: number): number => 4 * (2 * 384 * 1536 + threads * 96 * 400)
 
 /** y = x W (+ bias) (+ residual). */
 export const linear: OpDefinition = {

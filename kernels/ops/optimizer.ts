@@ -41,8 +41,8 @@ function updated(
 }
 
 /**
- * Adam (arXiv 1412.6980) and AdamW (arXiv 1711.05101, `decoupled` 1), every step one IEEE operation in f32, constants rounded
- * from float64: g = gradient * factor; L2: g = fma(wd, p, g); m = fma(b1, m, (1 - b1) * g); v = fma(b2, v, ((1 - b2) * g) * g);
+ * Adam (arXiv 1412.6980) and AdamW (arXiv 1711.05101, `decoupled` 1), every step one IEEE operation in f32, constants (1 - b1,
+ * sqrt(correction2), 1 - lr * wd, lr / correction1 ...) computed in float64 and rounded once: g = gradient * factor; L2: g = fma(wd, p, g); m = fma(b1, m, (1 - b1) * g); v = fma(b2, v, ((1 - b2) * g) * g);
  * denominator = sqrt(v) / sqrt(correction2) + epsilon; decoupled: p = p * (1 - lr * wd);
  * p = fma(-(lr / correction1), m / denominator, p).
  */
@@ -71,8 +71,9 @@ export const adam: OpDefinition = {
 }
 
 /**
- * SGD as PyTorch defines it: g = gradient * factor + wd * p; with momentum: buffer = g on the first step (`first` is 1), else
- * momentum * buffer + (1 - dampening) * g; g = g + momentum * buffer with nesterov, else buffer; p -= lr * g.
+ * SGD as PyTorch defines it, in the same arithmetic: g = fma(wd, p, gradient * factor); with momentum: buffer = g on the first step
+ * (`first` is 1), else fma(momentum, buffer, (1 - dampening) * g); g = fma(momentum, buffer, g) with nesterov, else buffer;
+ * p = fma(-lr, g, p).
  */
 export const sgd: OpDefinition = {
   name: 'sgd',
@@ -109,8 +110,8 @@ export const sgd: OpDefinition = {
 export const normChunk = 1024
 
 /**
- * Of this rank's slice: sums[i] = float64 sum of squares of elements i * 1024 to (i + 1) * 1024: eight running sums s[j] over elements j, j + 8, j + 16 ...
- * (each square rounded, then added), then ((s0+s1)+(s2+s3)) + ((s4+s5)+(s6+s7)).
+ * Of this rank's slice: sums[i] = float64 sum of squares of elements i * 1024 to (i + 1) * 1024: eight running sums s[j] over
+ * elements j, j + 8, j + 16 ... (each square rounded, then added), then ((s0+s1)+(s2+s3)) + ((s4+s5)+(s6+s7)).
  */
 export const normChunks: OpDefinition = {
   name: 'norm_chunks',

@@ -26,16 +26,18 @@ export const gradientName = (parameter: string): string => `gradient:${parameter
  */
 export function differentiate(graph: Graph, { loss, wrt, seed }: DifferentiateOptions): Graph {
   const output = graph.outputs.find(({ name }) => name === loss)
-  if (!output)
+  if (!output) {
     throw new GraphError(`differentiate: loss ${loss}, expected an output of the graph, got none of that name`)
+  }
   if (elements(output.value.type.shape) !== 1) {
     throw new GraphError(`differentiate: loss ${loss}, expected one element, got ${showType(output.value.type)}`)
   }
 
   const parameters = wrt.map((name) => {
     const input = graph.inputs.find((candidate) => candidate.name === name)
-    if (!input)
+    if (!input) {
       throw new GraphError(`differentiate: parameter ${name}, expected an input of the graph, got none of that name`)
+    }
     return { name, value: input.value }
   })
   const rewriter = new Rewriter(graph)
@@ -67,8 +69,9 @@ export function differentiate(graph: Graph, { loss, wrt, seed }: DifferentiateOp
   }
 
   builder.output(loss, rewriter.map(output.value))
-  for (const { name, value } of parameters)
+  for (const { name, value } of parameters) {
     builder.output(gradientName(name), gradients.get(value) ?? filled(0, value.type))
+  }
   return builder.finish()
 }
 

@@ -33,7 +33,9 @@ export interface TrainingOptions {
   /** Micro-batches that one rank adds up before an update. */
   readonly accumulation: number
   readonly clipping: number
+  /** Elements of gradient that are reduced together, and of parameters that are gathered together after the update. */
   readonly reduceBucketSize: number
+  readonly allgatherBucketSize: number
   /** Recompute each block's activations in the backward. */
   readonly checkpointActivations: boolean
 }
@@ -85,6 +87,7 @@ export function compile(options: CompileOptions): Compilation {
     stage,
     gathers: options.gathers,
     reduceBucketSize: training?.reduceBucketSize ?? 0,
+    allgatherBucketSize: training?.allgatherBucketSize ?? 0,
     optimizer: training?.optimizer ?? identity,
     clipping: training?.clipping ?? 0,
   })

@@ -29,9 +29,11 @@ export function trace<M extends Module, Name extends string>(model: M, options: 
     names.map((name) => [name, new Tensor(recorder, recorder.input(name, options.inputs[name]))]),
   ) as Record<Name, Tensor>
   const outputs = recorder.record(() => options.body(model, inputs))
+  if (Object.keys(outputs).length === 0) throw new GraphError('trace: outputs, expected at least one tensor, got none')
   for (const [name, tensor] of Object.entries(outputs)) {
-    if (!(tensor instanceof Tensor))
+    if (!(tensor instanceof Tensor)) {
       throw new GraphError(`trace: output ${name}, expected a tensor, got ${typeof tensor}`)
+    }
     recorder.builder.output(name, tensor.valueFor(recorder, `output ${name}`))
   }
   return recorder.builder.finish()

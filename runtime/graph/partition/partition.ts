@@ -20,6 +20,8 @@ export interface PartitionOptions {
   readonly gathers: GatherOptions
   /** Elements of gradient that are reduced together. */
   readonly reduceBucketSize: number
+  /** Elements of updated parameters that are gathered together. */
+  readonly allgatherBucketSize: number
   readonly optimizer: OptimizerPlan
   /** Most global norm of the gradients; 0: no clipping. */
   readonly clipping: number
@@ -137,7 +139,7 @@ export class Partitioner {
 
   #update(build: Build): void {
     const { layout, options } = this
-    const { ranks, stage, optimizer } = options
+    const { ranks, stage } = options
     const { builder } = build
     const sharded = this.#sharded
     if (ranks > 1 && stage === 0) {
@@ -159,37 +161,53 @@ export class Partitioner {
     const [control] = builder.emit('clip_control', [all], { max_norm: options.clipping, ranges }, update)
     build.expose('control', control!)
 
-    for (const unit of layout.units) {
-      optimizer.groups.forEach((group, g) => {
-        const names = new Set(group.names)
-        const own = unit.parameters.filter((slot) => names.has(slot.name))
-        if (own.length === 0) return
-        const states = optimizerStates(optimizer).map((state) => build.state(state, unit))
-        if (optimizer.kind === 'sgd' && states.length === 0) states.push(null as never)
-        const inputs = [build.parameter(unit), build.gradient(unit), ...states, control!]
-        const attributes = {
-          ...optimizer.attributes,
-          weight_decay: group.weightDecay,
-          length: unit.length,
-          shards,
-          ranges: own.flatMap((slot) => [slot.start, slot.count]),
-        }
-        const roles = optimizer.kind === 'adam' ? adamRoles : sgdRoles
-        builder.emit(optimizer.kind, inputs, attributes, { ...update, module: unit.name }, roles.map((role) => `${role}.${g}`))
-      })
-      if (!sharded.optimizer) continue
-      if (sharded.parameters) {
-        if (unit.persistent) this.#gatherPersistent(build, unit)
-        continue
-      }
-      const whole = build.parameter(unit)
-      build.place(builder.emit('all_gather', [whole], { ranks, whole: 1 }, communication)[0]!, whole, 0)
+    let waiting: Unit[] = []
+    const gather = (): void => {
+      for (const unit of waiting) this.#gatherUpdated(build, unit)
+      waiting = []
     }
+    for (const unit of layout.units) {
+      this.#updateUnit(build, unit, control!, shards)
+      if (!sharded.optimizer) continue
+      const size = waiting.reduce((sum, other) => sum + other.length, 0)
+      if (size + unit.length > options.allgatherBucketSize) gather()
+      waiting.push(unit)
+    }
+    gather()
+  }
+
+  #updateUnit(build: Build, unit: Unit, control: Value, shards: number): void {
+    const { optimizer } = this.options
+    optimizer.groups.forEach((group, g) => {
+      const names = new Set(group.names)
+      const own = unit.parameters.filter((slot) => names.has(slot.name))
+      if (own.length === 0) return
+      const states = optimizerStates(optimizer).map((state) => build.state(state, unit))
+      const operands = optimizer.kind === 'sgd' && states.length === 0 ? [null] : states
+      const inputs = [build.parameter(unit), build.gradient(unit), ...operands, control]
+      const attributes = {
+        ...optimizer.attributes,
+        weight_decay: group.weightDecay,
+        length: unit.length,
+        shards,
+        ranges: own.flatMap((slot) => [slot.start, slot.count]),
+      }
+      const roles = opNamed(optimizer.kind).scalars.map((role) => `${role}.${g}`)
+      build.builder.emit(optimizer.kind, inputs, attributes, { ...update, module: unit.name }, roles)
+    })
+  }
+
+  /** Shares this rank's updated slice of a unit with those that hold the unit whole. */
+  #gatherUpdated(build: Build, unit: Unit): void {
+    if (this.#sharded.parameters) {
+      if (unit.persistent) this.#gatherPersistent(build, unit)
+      return
+    }
+    const whole = build.parameter(unit)
+    const { ranks } = this.options
+    build.place(build.builder.emit('all_gather', [whole], { ranks, whole: 1 }, { ...communication, module: unit.name })[0]!, whole, 0)
   }
 }
-
-const adamRoles = ['learning_rate', 'beta1', 'beta2', 'correction1', 'correction2']
-const sgdRoles = ['learning_rate', 'first']
 
 /** How a parameter begins. */
 export interface Initializer {

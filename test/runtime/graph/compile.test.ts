@@ -34,6 +34,7 @@ function compiled(options: Partial<CompileOptions> & { accumulation?: number; ch
       accumulation: options.accumulation ?? 1,
       clipping: 1,
       reduceBucketSize: 40_000,
+      allgatherBucketSize: 40_000,
       checkpointActivations: options.checkpointActivations ?? false,
     },
     environment: {},

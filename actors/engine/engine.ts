@@ -1,0 +1,494 @@
+// The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure of a rank takes the whole group
+// down; with restarts left a new group rises from the newest checkpoint (or from the start) and replays the lost steps.
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Observable, Subject } from 'rxjs'
+import { createGroup, type DeviceGroup } from '../../native/index.js'
+import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { CheckpointError } from '../../runtime/checkpoint/error.js'
+import { findCheckpoint, listCheckpoints, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
+import type { TokenSource } from '../../runtime/data/source.js'
+import type { ProgramName } from '../../runtime/graph/compile.js'
+import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
+import { optimizerScalars } from '../../runtime/optim/index.js'
+import { ActorSystem } from '../../transports/index.js'
+import { checkpointer } from '../checkpointer/actor.js'
+import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
+import type { Diagnosis } from '../rank/protocol.js'
+import { supervisor } from '../supervisor/actor.js'
+import type { SupervisorProtocol, TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import { EngineError } from './errors.js'
+import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
+import { type ArenaAccess, manifestOf, openTensors, restore, snapshot } from './store.js'
+import { parameterKind, stateKinds } from './tensors.js'
+
+const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
+
+/** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
+const patient = { deadline: 2 ** 31 - 1 }
+/** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
+const slotCount = 3
+
+export interface TrainOptions {
+  /** The total: a run that was resumed goes on at its next step up to this one. */
+  readonly steps: number
+  /** Aborted: the loop ends after the step that is under way. */
+  readonly signal?: AbortSignal
+}
+
+/** A batch of the caller's own: `train_batch_size` rows of `sequence` tokens, and what follows each. A target of -1 is masked. */
+export interface Batch {
+  readonly inputs: Int32Array
+  readonly targets: Int32Array
+}
+
+/** The actors and memory of one life of the group. */
+interface Troupe {
+  readonly group: DeviceGroup
+  readonly slots: readonly SharedArrayBuffer[]
+  readonly supervisor: ActorRef<SupervisorProtocol>
+}
+
+/** A running tree of actors around one model. Made by {@link initialize}. */
+export class Engine {
+  readonly prepared: Prepared
+  readonly #system: ActorSystem
+  readonly #checkpointer: ActorRef<CheckpointerProtocol>
+  readonly #events = new Subject<TrainEvent>()
+  #troupe: Troupe
+  #step = 0
+  #applied = 0
+  #samples = 0
+  #seed: number
+  #shuffle: boolean
+  #restarts = 0
+  #saving: Promise<string> | null = null
+  #profile: TraceSpan[] | null = null
+  #closed: Promise<void> | null = null
+
+  private constructor(prepared: Prepared, system: ActorSystem, saver: ActorRef<CheckpointerProtocol>, troupe: Troupe) {
+    this.prepared = prepared
+    this.#system = system
+    this.#checkpointer = saver
+    this.#troupe = troupe
+    this.#seed = prepared.seed
+    this.#shuffle = prepared.options.shuffle ?? true
+  }
+
+  /** Steps, evaluations, checkpoints, notices and restarts, as they happen. */
+  get events$(): Observable<TrainEvent> {
+    return this.#events.asObservable()
+  }
+
+  /** The actor system that the run lives in: its own stream of events, its tree. */
+  get system(): ActorSystem {
+    return this.#system
+  }
+
+  /** Bytes of each arena of one rank, as planned before anything ran. */
+  get plan(): Prepared['compilation']['plan'] {
+    return this.prepared.compilation.plan
+  }
+
+  /** Steps done so far. */
+  get step(): number {
+    return this.#step
+  }
+
+  /** Live and peak bytes of a rank's arenas as they were really reserved. */
+  memory(rank: number): ReturnType<DeviceGroup['memory']> {
+    return this.#troupe.group.memory(rank)
+  }
+
+  /** @internal Use {@link initialize}. */
+  static async start(prepared: Prepared): Promise<Engine> {
+    const system = await ActorSystem.start({ workers: prepared.ranks + 1 })
+    try {
+      const saver = await system.spawn(checkpointer, undefined, { name: 'checkpointer', worker: prepared.ranks })
+      const troupe = await raise(prepared, system, prepared.seed, prepared.options.shuffle ?? true)
+      const engine = new Engine(prepared, system, saver, troupe)
+      try {
+        await engine.#begin()
+      } catch (error) {
+        await engine.close()
+        throw error
+      }
+      return engine
+    } catch (error) {
+      await system.stop()
+      throw error
+    }
+  }
+
+  /** Parameters as they are before the first step. */
+  async #begin(): Promise<void> {
+    const { weights } = this.prepared.options
+    if (weights) {
+      await restore(this.prepared.compilation, parameterKind, this.#access, (name, start, target) => weights.read(name, start, target))
+      await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
+    } else await this.#troupe.supervisor.ask({ type: 'initialize', seed: this.#seed }, patient)
+    this.#step = 0
+    this.#applied = 0
+    this.#samples = 0
+  }
+
+  get #access(): ArenaAccess {
+    const { supervisor: ref } = this.#troupe
+    return {
+      read: (rank, { arena }, spans) => ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans) }, patient),
+      write: (rank, { arena }, spans, bytes) =>
+        ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
+    }
+  }
+
+  /**
+   * Trains up to step `steps`, with checkpoints as the policy says. Resolves with the last step's event, or null if there was
+   * nothing to do. Rejects with {@link EngineError} for a loss that is not finite or a rank that failed with no restart left.
+   */
+  async train({ steps, signal }: TrainOptions): Promise<StepEvent | null> {
+    const { checkpoints, restarts = 0 } = this.prepared.options
+    let last: StepEvent | null = null
+    while (this.#step < steps && !signal?.aborted) {
+      try {
+        last = await this.#next(null, this.#step + 1 < steps)
+      } catch (error) {
+        if (error instanceof EngineError || this.#restarts >= restarts) throw this.#failure(error)
+        await this.#recover(error)
+        continue
+      }
+      if (checkpoints?.every && this.#step % checkpoints.every === 0) await this.#checkpoint(checkpoints.folder)
+    }
+    return last
+  }
+
+  /** One step on the next batch of the data, or on the caller's. */
+  async trainBatch(batch?: Batch): Promise<StepEvent> {
+    try {
+      return await this.#next(batch ?? null, false)
+    } catch (error) {
+      throw this.#failure(error)
+    }
+  }
+
+  async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
+    const { config, groups, schedule, sequence } = this.#training()
+    const started = performance.now()
+    const scheduled = schedule.at(this.#applied)
+    const scalars: Record<string, number> = { seed: this.#seed, step: this.#step + 1 }
+    groups.forEach((_, g) => {
+      const { lr: _lr, ...betas } = scheduled
+      const settings = { ...betas, lr: scheduled.lr[g]! }
+      for (const [role, value] of Object.entries(optimizerScalars(config.optimizer, this.#applied + 1, settings))) {
+        scalars[`${role}.${g}`] = value
+      }
+    })
+    const { train } = config.batch
+    const order: TrainOrder = {
+      step: this.#step + 1,
+      sample: this.#samples,
+      nextSample: more ? this.#samples + train : null,
+      slot: batch ? this.#ownBatch(batch) : null,
+      scalars,
+      profile: this.#profile !== null,
+    }
+    const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
+    if (!report.finite) throw await this.#notFinite(order, report)
+    this.#step += 1
+    this.#applied += 1
+    this.#samples += train
+    if (this.#profile) this.#record(report, order.step)
+    const seconds = (performance.now() - started) / 1000
+    const tokens = train * sequence
+    const event: StepEvent = {
+      type: 'step',
+      step: this.#step,
+      loss: report.loss,
+      grad_norm: report.norm,
+      lr: scheduled.lr[0]!,
+      tokens,
+      tokens_per_second: tokens / seconds,
+      seconds,
+    }
+    this.#events.next(event)
+    return event
+  }
+
+  #training(): Prepared {
+    if (this.prepared.options.data) return this.prepared
+    throw new EngineError('ENGINE_USAGE', 'train: data, expected `data` in the options of initialize, got none')
+  }
+
+  #ownBatch({ inputs, targets }: Batch): number {
+    const { config, sequence, options } = this.prepared
+    const length = config.batch.train * sequence
+    for (const [name, ids, least] of [
+      ['inputs', inputs, 0],
+      ['targets', targets, -1],
+    ] as const) {
+      const expected = `${config.batch.train} rows of ${sequence} ids`
+      if (ids.length !== length) {
+        throw new EngineError('ENGINE_USAGE', `trainBatch: ${name}, expected ${expected}, got ${ids.length} ids`)
+      }
+      const bad = ids.findIndex((id) => id < least || id >= options.model.vocabSize)
+      if (bad >= 0) {
+        throw new EngineError('ENGINE_USAGE', `trainBatch: id ${bad} of ${name}, expected ${least} to ${options.model.vocabSize - 1}, got ${ids[bad]}`)
+      }
+    }
+    const slot = slotCount - 1
+    const memory = new Int32Array(this.#troupe.slots[slot]!)
+    memory.set(inputs, 0)
+    memory.set(targets, length)
+    return slot
+  }
+
+  async #notFinite(order: TrainOrder, report: TrainReport): Promise<EngineError> {
+    const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
+    const first: Diagnosis | undefined = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
+    const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
+    const where = first
+      ? `; first in the output of ${first.op}${first.module ? ` of ${first.module}` : ''} (${first.phase}, rank ${first.rank}, micro-step ${first.micro + 1}${first.source ? `, ${first.source}` : ''})`
+      : ''
+    return new EngineError(
+      'ENGINE_NOT_FINITE',
+      `train: ${what} of step ${order.step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
+      { step: order.step, diagnosis: first },
+    )
+  }
+
+  #failure(error: unknown): unknown {
+    if (error instanceof EngineError || error instanceof CheckpointError) return error
+    const reason = error instanceof Error ? error.message : String(error)
+    return new EngineError(
+      'ENGINE_RANK_FAILED',
+      `train: step ${this.#step + 1}, expected every rank to finish, got: ${reason}`,
+      { step: this.#step + 1 },
+      { cause: error },
+    )
+  }
+
+  /** A new group from the newest checkpoint, or from the start. */
+  async #recover(error: unknown): Promise<void> {
+    this.#restarts += 1
+    await this.#settleSave()
+    await lower(this.#troupe)
+    this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
+    const folder = this.prepared.options.checkpoints?.folder
+    const newest = folder ? listCheckpoints(folder).at(-1) : undefined
+    if (newest) await this.load(newest.path)
+    else await this.#begin()
+    const cause = error instanceof Error ? error.message : String(error)
+    this.#events.next({ type: 'restart', step: this.#step, attempt: this.#restarts, cause })
+  }
+
+  /** Mean loss over all of the evaluation data. */
+  async evaluate(): Promise<EvalEvent> {
+    if (!this.prepared.options.evalData) {
+      throw new EngineError('ENGINE_USAGE', 'evaluate: data, expected `evalData` in the options of initialize, got none')
+    }
+    const { loss, tokens } = await this.#troupe.supervisor.ask({ type: 'evaluate' }, patient)
+    const event: EvalEvent = { type: 'eval', step: this.#step, loss, perplexity: Math.exp(loss), tokens }
+    this.#events.next(event)
+    return event
+  }
+
+  /**
+   * Logits of up to `sequence` tokens of one row, or of several rows of equal length: [rows * tokens, vocabulary], row-major.
+   * Throws {@link EngineError} for ids outside the vocabulary.
+   */
+  async forward(ids: Int32Array | readonly number[], rows = 1): Promise<Float32Array> {
+    const { sequence, options } = this.prepared
+    const { vocabSize } = options.model
+    const length = ids.length / rows
+    if (!Number.isInteger(length) || length < 1 || length > sequence) {
+      throw new EngineError('ENGINE_USAGE', `forward: ids, expected ${rows} rows of 1 to ${sequence} tokens, got ${ids.length} ids`)
+    }
+    const all = Int32Array.from(ids)
+    const bad = all.findIndex((id) => id < 0 || id >= vocabSize)
+    if (bad >= 0) throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
+    const logits = new Float32Array(all.length * vocabSize)
+    for (let row = 0; row < rows; row++) {
+      const tokens = all.slice(row * length, (row + 1) * length)
+      const one = await this.#troupe.supervisor.ask({ type: 'forward', tokens }, patient)
+      logits.set(one.subarray(0, length * vocabSize), row * length * vocabSize)
+    }
+    return logits
+  }
+
+  /** Writes a checkpoint into `folder` and resolves with its path when it is whole. */
+  async save(folder: string): Promise<string> {
+    await this.#checkpoint(folder)
+    return (await this.#settleSave())!
+  }
+
+  /** Copies all state, then has it written while training goes on. One checkpoint is written at a time. */
+  async #checkpoint(folder: string): Promise<void> {
+    await this.#settleSave()
+    const { compilation, options } = this.prepared
+    const started = performance.now()
+    const files = await snapshot(compilation, options.model, this.#access, options.tokenizer)
+    const progress = { step: this.#step, applied: this.#applied, samples: this.#samples, seed: this.#seed, shuffle: this.#shuffle }
+    const saving = this.#checkpointer
+      .ask({ type: 'save', folder, files, manifest: manifestOf(compilation, progress, version), keep: options.checkpoints?.keep ?? 0 }, patient)
+      .then((path) => {
+        const bytes = files.reduce((sum, file) => sum + file.totalBytes, 0)
+        const seconds = (performance.now() - started) / 1000
+        this.#events.next({ type: 'checkpoint', step: progress.step, path, bytes, seconds })
+        return path
+      })
+    saving.catch(() => {})
+    this.#saving = saving
+  }
+
+  async #settleSave(): Promise<string | null> {
+    const saving = this.#saving
+    this.#saving = null
+    return saving ? await saving : null
+  }
+
+  /**
+   * Goes on from a checkpoint, or from the newest in a folder of them: weights, optimizer, schedule, random numbers, position in the
+   * data. Throws {@link CheckpointError} naming file and tensor where it does not fit this run.
+   */
+  async load(path: string): Promise<void> {
+    const found = findCheckpoint(path)
+    const manifest = readManifest(found)
+    const { compilation } = this.prepared
+    const { kind } = compilation.partitioner.options.optimizer
+    const kinds = stateKinds(compilation)
+    const training = this.prepared.options.data !== undefined
+    const states = kinds.map((state) => state.state).join(', ')
+    if (training && (manifest.optimizer.kind !== kind || manifest.optimizer.states.join(', ') !== states)) {
+      const got = `${manifest.optimizer.kind} (${manifest.optimizer.states.join(', ') || 'no states'})`
+      const message = `resume: optimizer of ${found}, expected ${kind} (${states || 'no states'}), got ${got}`
+      throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: found })
+    }
+    const { progress } = manifest
+    if (progress.seed !== this.#seed || progress.shuffle !== this.#shuffle) {
+      this.#seed = progress.seed
+      this.#shuffle = progress.shuffle
+      await lower(this.#troupe)
+      this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
+      this.#events.next({ type: 'notice', message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}` })
+    }
+    const sources = [[modelFile, [parameterKind]] as const, ...(training && kinds.length > 0 ? [[optimizerFile, kinds] as const] : [])]
+    for (const [name, own] of sources) {
+      const file = openTensors(join(found, name), compilation, own)
+      try {
+        for (const tensor of own) {
+          await restore(compilation, tensor, this.#access, (parameter, start, target) => file.readFloats(parameter, start, target))
+        }
+      } finally {
+        file.close()
+      }
+    }
+    await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
+    this.#step = progress.step
+    this.#applied = progress.applied
+    this.#samples = progress.samples
+  }
+
+  /** From now on every instruction is measured; {@link profile} takes what was gathered. */
+  startProfile(): void {
+    this.#profile ??= []
+  }
+
+  /** The instructions measured since {@link startProfile}, and stops measuring. */
+  profile(): readonly TraceSpan[] {
+    const spans = this.#profile ?? []
+    this.#profile = null
+    return spans
+  }
+
+  #record(report: TrainReport, step: number): void {
+    report.ranks.forEach(({ profile }, rank) => {
+      for (const { program, seconds } of profile ?? []) {
+        const { instructions } = this.#program(program)
+        instructions.forEach(({ op, debug }, i) => {
+          this.#profile!.push({
+            name: op,
+            category: debug.phase,
+            rank,
+            startSeconds: seconds[2 * i]!,
+            endSeconds: seconds[2 * i + 1]!,
+            flops: debug.flops,
+            bytes: debug.bytes,
+            details: { step, ...(debug.module && { module: debug.module }), ...(debug.source && { source: debug.source }) },
+          })
+        })
+      }
+    })
+  }
+
+  #program(name: ProgramName) {
+    return this.prepared.compilation.programs[name]!.program
+  }
+
+  /** Ends everything: no thread, handle or arena is left. A checkpoint under way is finished first. */
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      let failed: unknown
+      await this.#settleSave().catch((error: unknown) => {
+        failed = error
+      })
+      await lower(this.#troupe)
+      await this.#system.stop()
+      this.#events.complete()
+      if (failed) throw failed
+    })()
+    return this.#closed
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
+  spans.map(({ byteOffset, bytes }) => ({ byteOffset, bytes }))
+
+const shared = (bytes: Uint8Array): Uint8Array => {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
+  copy.set(bytes)
+  return copy
+}
+
+/** Reserves the group's memory and spawns its actors. */
+async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
+  const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
+  const { train, micro, accumulation } = config.batch
+  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
+  try {
+    const slots = options.data ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4)) : []
+    const programs = Object.fromEntries(Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]))
+    const ref = await system.spawn(
+      supervisor,
+      {
+        ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
+        loader: options.data
+          ? { source: handleOf(options.data), evaluation: options.evalData ? handleOf(options.evalData) : null, seed, shuffle, slots, rows: train }
+          : null,
+        serviceWorker: ranks,
+      },
+      { worker: 'main', maxRestarts: 0 },
+    )
+    return { group, slots, supervisor: ref }
+  } catch (error) {
+    await group.close()
+    throw error
+  }
+}
+
+const handleOf = (source: TokenSource) => source.handle
+
+async function lower({ group, supervisor: ref }: Troupe): Promise<void> {
+  await ref.stop()
+  await group.close()
+}
+
+/**
+ * Compiles a model and raises its actors. Throws before anything starts where the configuration, the model or the data do not fit:
+ * ConfigError, ModelError, GraphError, DataError, EngineError, each with one message.
+ */
+export async function initialize(options: InitializeOptions): Promise<Engine> {
+  return Engine.start(prepare(options))
+}

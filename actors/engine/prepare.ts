@@ -1,0 +1,165 @@
+// Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
+import { availableParallelism } from 'node:os'
+import { cpuFusions } from '../../kernels/cpu/fusions.js'
+import { referenceFusions } from '../../kernels/reference/fusions.js'
+import { type DeviceName, machine } from '../../native/index.js'
+import { type ConfigSource, type DeepSpeedConfig, loadConfig, type ResolvedConfig, resolveConfig } from '../../runtime/config/index.js'
+import type { TokenSource } from '../../runtime/data/source.js'
+import { type Compilation, compile } from '../../runtime/graph/compile.js'
+import type { OptimizerPlan } from '../../runtime/graph/partition/partition.js'
+import type { LanguageModel } from '../../runtime/nn/language-model.js'
+import type { Weights } from '../../runtime/nn/models/huggingface.js'
+import { namedParameters } from '../../runtime/nn/module.js'
+import type { Tensor } from '../../runtime/nn/tensor.js'
+import {
+  createSchedule,
+  type OptimizerSpec,
+  type ParameterGroup,
+  type ResolvedGroup,
+  resolveGroups,
+  type Schedule,
+} from '../../runtime/optim/index.js'
+import { EngineError } from './errors.js'
+
+/** Where a run keeps its checkpoints, so that it can recover from the newest. */
+export interface CheckpointPolicy {
+  readonly folder: string
+  /** Steps between checkpoints; 0: only when asked. */
+  readonly every?: number
+  /** How many of the newest stay; 0 (the default): all. */
+  readonly keep?: number
+}
+
+export interface InitializeOptions {
+  readonly model: LanguageModel
+  /** Initial values; default: the model's own initialisation from the seed. */
+  readonly weights?: Weights
+  /** DeepSpeed's configuration, as an object or a path. Default: micro-batches of 8, AdamW at 1e-3, clipping 1, ZeRO 0. */
+  readonly config?: DeepSpeedConfig | string
+  /** Without data the engine only runs `forward`. */
+  readonly data?: TokenSource
+  readonly evalData?: TokenSource
+  readonly parameterGroups?: readonly ParameterGroup[]
+  /** Mean loss of a micro-batch from logits [B, T, V] and targets [B, T]; default: the model's cross-entropy. */
+  readonly loss?: (outputs: Tensor, targets: Tensor) => Tensor
+  /** Rank actors, each on a worker thread; default 1. */
+  readonly ranks?: number
+  /** Native threads of each rank; default: the cores shared out. */
+  readonly threads?: number
+  readonly device?: DeviceName
+  /** Instruction set of the CPU kernels; default: the best there is. */
+  readonly isa?: string
+  readonly seed?: number
+  readonly shuffle?: boolean
+  /** Recompute each block's activations in the backward. */
+  readonly checkpointActivations?: boolean
+  readonly checkpoints?: CheckpointPolicy
+  /** Failures of ranks that the run may recover from; default 0. */
+  readonly restarts?: number
+  /** Text of tokenizer.json, to go with saved weights. */
+  readonly tokenizer?: string
+  /** Tokens that `forward` sees at most; default: as many as a sample has, else the model's positions. */
+  readonly sequence?: number
+}
+
+/** A run before it starts. */
+export interface Prepared {
+  readonly options: InitializeOptions
+  readonly config: ResolvedConfig
+  readonly device: DeviceName
+  readonly isa: string | null
+  readonly ranks: number
+  readonly threads: number
+  readonly sequence: number
+  readonly seed: number
+  readonly groups: readonly ResolvedGroup[]
+  readonly schedule: Schedule
+  readonly compilation: Compilation
+}
+
+const defaultConfig: DeepSpeedConfig = { train_micro_batch_size_per_gpu: 8 }
+
+/** Elements that are reduced or gathered together where the user left it open: 25 MiB of f32. */
+const defaultBucket = (25 << 20) / 4
+/** DeepSpeed's default of `stage3_prefetch_bucket_size`. */
+const defaultPrefetch = 5e7
+
+function optimizerPlan(spec: OptimizerSpec, groups: readonly ResolvedGroup[]): OptimizerPlan {
+  if (spec.kind === 'adam') {
+    return { kind: 'adam', attributes: { decoupled: spec.decoupled ? 1 : 0, epsilon: spec.eps }, groups }
+  }
+  const { momentum, dampening, nesterov } = spec
+  return { kind: 'sgd', attributes: { momentum, dampening, nesterov: nesterov ? 1 : 0 }, groups }
+}
+
+function expectCount(name: string, value: number, least: number): void {
+  if (Number.isSafeInteger(value) && value >= least) return
+  throw new EngineError('ENGINE_USAGE', `initialize: ${name}, expected an integer of at least ${least}, got ${value}`, { name })
+}
+
+/**
+ * Resolves, traces, compiles and plans. Throws ConfigError, ModelError, GraphError or {@link EngineError}, each naming what is wrong.
+ */
+export function prepare(options: InitializeOptions): Prepared {
+  const { model, data, ranks = 1, seed = 1234 } = options
+  expectCount('ranks', ranks, 1)
+  expectCount('seed', seed, 0)
+  const { best } = machine()
+  const device = options.device ?? (best ? 'cpu' : 'reference')
+  const isa = device === 'cpu' ? (options.isa ?? best) : null
+  const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
+  expectCount('threads', threads, 1)
+  const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
+  const config = resolveConfig(source, { world: ranks, worldOrigin: `ranks ${ranks}` })
+  const { batch, zero } = config
+  const sequence = data?.seq ?? options.sequence ?? model.maxPositions
+  const rows = batch.micro * ranks
+  if (data && data.samples < rows) {
+    const message = `initialize: samples of ${data.name}, expected at least ${rows} (${ranks} ranks of ${batch.micro} rows), got ${data.samples}`
+    throw new EngineError('ENGINE_USAGE', message, { samples: data.samples })
+  }
+  if (options.evalData && options.evalData.seq !== sequence) {
+    const message = `initialize: sequence of ${options.evalData.name}, expected ${sequence} as in the training data, got ${options.evalData.seq}`
+    throw new EngineError('ENGINE_USAGE', message)
+  }
+  const names = namedParameters(model).map(({ name }) => name)
+  const groups = resolveGroups(names, config.optimizer, options.parameterGroups)
+  const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
+  const compilation = compile({
+    model,
+    ...(options.loss && { loss: options.loss }),
+    ranks,
+    stage: zero.stage,
+    microBatch: batch.micro,
+    sequence,
+    threads,
+    gathers: {
+      maxReuseDistance: zero.maxReuseDistance,
+      maxLiveParameters: zero.maxLiveParameters,
+      prefetchBucketSize: zero.prefetchBucketSize ?? defaultPrefetch,
+    },
+    persistenceThreshold: zero.paramPersistenceThreshold,
+    persistenceLimit: zero.modelPersistenceThreshold,
+    fusions: device === 'cpu' ? cpuFusions : referenceFusions,
+    ...(data && {
+      training: {
+        optimizer: optimizerPlan(config.optimizer, groups),
+        accumulation: batch.accumulation,
+        clipping: config.gradientClipping,
+        reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
+        allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
+        checkpointActivations: options.checkpointActivations ?? false,
+      },
+    }),
+    environment: { device, ...(isa && { isa }) },
+    debug: (what, text) => {
+      if (debug.has(what)) process.stderr.write(text())
+    },
+  })
+  const schedule = createSchedule(
+    config.scheduler,
+    groups.map((group) => group.lr),
+    config.optimizer.kind,
+  )
+  return { options, config, device, isa, ranks, threads, sequence, seed, groups, schedule, compilation }
+}

@@ -1,0 +1,15 @@
+// What an optimizer shard is asked. It owns the optimizer states of one rank; the update itself is the tail of the rank's programs,
+// which read and write those states in place.
+import type { GroupToken } from '../../native/device.js'
+import type { Region } from '../rank/protocol.js'
+
+export interface OptimizerShardArgs {
+  readonly token: GroupToken
+  readonly rank: number
+}
+
+export type OptimizerShardProtocol = {
+  /** The regions' bytes end to end, in shared memory. Not while a step is under way. */
+  read(message: { readonly regions: readonly Region[] }): Uint8Array
+  write(message: { readonly regions: readonly Region[]; readonly bytes: Uint8Array }): void
+}

@@ -1,0 +1,83 @@
+// What a rank is asked. A rank owns one part of the device: its arenas, its programs and, as a child, its optimizer shard.
+import type { ArenaName } from '../../kernels/abi/program.js'
+import type { GroupToken } from '../../native/device.js'
+import type { ActorRef } from '../../runtime/actor/protocol.js'
+import type { ProgramName } from '../../runtime/graph/compile.js'
+import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
+
+export interface RankArgs {
+  readonly token: GroupToken
+  readonly rank: number
+  readonly threads: number
+  /** Bytes of each program, in shared memory. */
+  readonly programs: Readonly<Partial<Record<ProgramName, Uint8Array>>>
+  /** Batches that the data loader fills. */
+  readonly slots: readonly SharedArrayBuffer[]
+  readonly batch: BatchShape
+}
+
+/** How a global batch lies in a slot: `rows` rows of inputs, then as many of targets, `sequence` i32 each. */
+export interface BatchShape {
+  readonly rows: number
+  readonly micro: number
+  readonly accumulation: number
+  readonly sequence: number
+}
+
+/** One training step as every rank is told of it. */
+export interface StepOrder {
+  /** The first step is 1. */
+  readonly step: number
+  readonly slot: number
+  /** Run-time scalars by name: seed, step and the optimizer's. */
+  readonly scalars: Readonly<Record<string, number>>
+  /** Number of the batch's first sample, counted from the start of training. */
+  readonly sample: number
+  readonly profile: boolean
+}
+
+export interface StepReport {
+  /** Mean loss of each micro-batch, in order. */
+  readonly losses: readonly number[]
+  /** Global norm of the gradients before clipping. */
+  readonly norm: number
+  /** False: loss or norm is not finite and nothing was updated. */
+  readonly finite: boolean
+  /** For each micro-step, start and end of each instruction in seconds, when profiled. */
+  readonly profile?: readonly { readonly program: ProgramName; readonly seconds: Float64Array }[]
+}
+
+/** The first instruction that made a NaN or an infinity. */
+export interface Diagnosis {
+  readonly rank: number
+  readonly micro: number
+  readonly op: string
+  readonly phase: string
+  readonly module?: string
+  readonly source?: string
+}
+
+/** A stretch of an arena. */
+export interface Region {
+  readonly byteOffset: number
+  readonly bytes: number
+}
+
+export type RankProtocol = {
+  /** The actor that owns this rank's optimizer states. */
+  optimizer(): ActorRef<OptimizerShardProtocol>
+  /** Fresh parameters from the seed. */
+  initialize(message: { readonly seed: number }): void
+  /** Parameters were written: bring what ranks keep gathered up to date. */
+  refresh(): void
+  step(message: StepOrder): StepReport
+  /** Repeats a step's micro-steps with every instruction checked. */
+  diagnose(message: StepOrder): Diagnosis | null
+  /** Summed loss of this rank's rows of an evaluation batch. */
+  evaluate(message: { readonly slot: number }): number
+  /** Logits of one row of tokens, [sequence, vocabulary], in shared memory; from rank 0 only. */
+  forward(message: { readonly tokens: Int32Array }): Float32Array | null
+  /** The regions' bytes end to end, in shared memory. */
+  read(message: { readonly arena: ArenaName; readonly regions: readonly Region[] }): Uint8Array
+  write(message: { readonly arena: ArenaName; readonly regions: readonly Region[]; readonly bytes: Uint8Array }): void
+}

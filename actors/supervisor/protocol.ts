@@ -1,0 +1,49 @@
+// What the supervisor of a run is asked. It owns the ranks (one group: they fall and rise together) and the data loader.
+import type { ArenaName } from '../../kernels/abi/program.js'
+import type { DataLoaderArgs } from '../data-loader/protocol.js'
+import type { Diagnosis, RankArgs, Region, StepReport } from '../rank/protocol.js'
+
+export interface SupervisorArgs {
+  /** What every rank gets; its number is added. */
+  readonly ranks: Omit<RankArgs, 'rank'>
+  /** null: no training, only `forward`. */
+  readonly loader: DataLoaderArgs | null
+  /** Worker of the data loader; rank r lives on worker r. */
+  readonly serviceWorker: number
+}
+
+/** One step, before it is dealt out to ranks. */
+export interface TrainOrder {
+  readonly step: number
+  readonly sample: number
+  /** A batch that lies in this slot already; null: the data loader's. */
+  readonly slot: number | null
+  /** Sample of the step after it, to fetch ahead; null: none follows. */
+  readonly nextSample: number | null
+  readonly scalars: Readonly<Record<string, number>>
+  readonly profile: boolean
+}
+
+export interface TrainReport {
+  /** Mean loss over the global batch: the micro-batches' losses added in order of k. */
+  readonly loss: number
+  readonly norm: number
+  readonly finite: boolean
+  readonly ranks: readonly StepReport[]
+}
+
+export type SupervisorProtocol = {
+  initialize(message: { readonly seed: number }): void
+  refresh(): void
+  train(message: TrainOrder): TrainReport
+  diagnose(message: TrainOrder): readonly Diagnosis[]
+  evaluate(): { readonly loss: number; readonly tokens: number }
+  forward(message: { readonly tokens: Int32Array }): Float32Array
+  read(message: { readonly rank: number; readonly arena: ArenaName; readonly regions: readonly Region[] }): Uint8Array
+  write(message: {
+    readonly rank: number
+    readonly arena: ArenaName
+    readonly regions: readonly Region[]
+    readonly bytes: Uint8Array
+  }): void
+}

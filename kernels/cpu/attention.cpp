@@ -1,0 +1,366 @@
+// Attention in tiles: scores exist for one block of queries and keys at a time, so memory is linear in the sequence.
+// Legend: T sequence, H heads, D head size. Source: FlashAttention-2 (arXiv 2307.08691). Keys past a causal query cost nothing beyond
+// the tile on the diagonal. A (batch, head) pair is one task and its blocks are taken in order: bits do not depend on threads.
+#include "check.h"
+#include "gemm.h"
+#include "philox.h"
+
+namespace deeptroupe::DT_ISA {
+
+namespace {
+
+/// Queries and keys of one block of scores; `attentionWorkspace` in kernels/ops/attention.ts counts their bytes.
+constexpr int64_t QUERIES = 96;
+constexpr int64_t KEYS = 256;
+/// Distances of rows of scores and of packed rows of queries, which also bounds the head size: odd numbers of cache lines.
+constexpr int64_t SCORES_STRIDE = KEYS + 16;
+constexpr int64_t HEAD_LIMIT = 1024;
+constexpr int64_t ROW_STRIDE = HEAD_LIMIT + 16;
+
+static_assert(QUERIES % MR == 0 && KEYS % NR == 0 && VL >= MR / 2);
+
+/// The keeping of probabilities under dropout: a factor per element, a function of (seed, op, step, sample, element) alone.
+struct Dropout {
+  bool active;
+  uint32_t key[2];
+  uint32_t op_id, step;
+  vu threshold;
+  vi possible;
+  vf factor;
+
+  /// Factors of `count` consecutive elements; the first is at the returned address, inside `buffer` of count + 8 * VL floats.
+  DT_INLINE const float* factors(float* buffer, uint32_t sample, uint64_t element, int64_t count) const {
+    const int64_t skip = element % 4;
+    for (int64_t i = 0; i < skip + count; i += 4 * VL) {
+      const uint32_t counter[4] = {op_id, step, sample, static_cast<uint32_t>(element / 4 + i / 4)};
+      vu words[4];
+      philox4x32_vector(counter, key, words);
+      for (int u = 0; u < 4; ++u) store(buffer + i + u * VL, select((words[u] >= threshold) & possible, factor, vf{}));
+    }
+    return buffer + skip;
+  }
+};
+
+/// What one call's attributes and shapes come to.
+struct Plan {
+  int64_t batch, sequence, heads, size;
+  /// Elements of a position in qkv and in o.
+  int64_t width, hidden;
+  /// Head size in whole vectors and sequence in whole panels.
+  int64_t padded_size, padded_sequence;
+  bool causal;
+  float scale;
+  uint32_t first_sample;
+  Dropout dropout;
+
+  template <class Attributes>
+  Plan(const char* op, const Call& call, const Tensor& qkv, const Attributes& attributes) {
+    batch = qkv.dims[0], sequence = qkv.dims[1], width = qkv.dims[2];
+    heads = attributes.heads, hidden = width / 3, size = hidden / heads;
+    if (size > HEAD_LIMIT) {
+      fail("%s: head size, expected at most %lld, got %lld", op, static_cast<long long>(HEAD_LIMIT), static_cast<long long>(size));
+    }
+    padded_size = round_up(size, VL), padded_sequence = round_up(sequence, NR);
+    causal = attributes.causal, scale = static_cast<float>(attributes.scale);
+    const double p = attributes.dropout;
+    const uint64_t seed = static_cast<uint64_t>(call.scalars[0]);
+    first_sample = static_cast<uint32_t>(static_cast<uint64_t>(call.scalars[2]));
+    dropout = {
+        p > 0,
+        {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+        static_cast<uint32_t>(attributes.op_id),
+        static_cast<uint32_t>(static_cast<uint64_t>(call.scalars[1])),
+        // With p = 1 the threshold 2^32 fits no word: every element is dropped.
+        vu{} + (p < 1 ? static_cast<uint32_t>(p * 0x1p32) : 0),
+        splat_i(p < 1 ? -1 : 0),
+        splat(static_cast<float>(1.0 / (1.0 - p))),
+    };
+  }
+
+  /// Keys from `key` on, at most `count`, that a query sees.
+  DT_INLINE int64_t visible(int64_t query, int64_t key, int64_t count) const {
+    return causal ? greatest(0, least(count, query + 1 - key)) : count;
+  }
+  DT_INLINE uint64_t element(int64_t head, int64_t query, int64_t key) const {
+    return static_cast<uint64_t>((head * sequence + query) * sequence + key);
+  }
+};
+
+/// Copies T rows of one head, padding each to whole vectors.
+DT_INLINE void pack_rows(const Plan& plan, float* to, const float* from, int64_t stride) {
+  pack(to, plan.padded_size, {from, stride, 1}, plan.sequence, plan.size);
+  clear(to, plan.padded_size, plan.sequence, plan.size, plan.padded_size);
+}
+
+/// Copies up to MR rows for the micro-kernel's left operand; rows beyond are zero.
+DT_INLINE void pack_strip(const Plan& plan, float* to, const float* from, int64_t stride, int64_t rows) {
+  pack(to, ROW_STRIDE, {from, stride, 1}, rows, plan.size);
+  clear(to + rows * ROW_STRIDE, ROW_STRIDE, MR - rows, 0, plan.size);
+}
+
+/// scores = strip * (keys or values)^T for `count` columns in whole panels.
+DT_INLINE void multiply_strip(const Plan& plan, float* scores, const float* strip, const float* panels, int64_t count) {
+  for (int64_t j = 0; j < count; j += NR) {
+    multiply_tile<MR, 2, ROW_STRIDE, 1>(scores + j, SCORES_STRIDE, nullptr, strip, panels + j * plan.size, NR, plan.size);
+  }
+}
+
+template <int... lane>
+DT_INLINE vi lane_numbers(std::integer_sequence<int, lane...>) {
+  return vi{lane...};
+}
+/// Lanes of the vector at `column` that lie below `visible`.
+DT_INLINE vi below(int64_t column, int64_t visible) {
+  return lane_numbers(std::make_integer_sequence<int, VL>{}) < splat_i(static_cast<int32_t>(visible - column));
+}
+
+/// The state of online softmax of one block of queries.
+struct Online {
+  alignas(64) float top[QUERIES];
+  alignas(64) float total[QUERIES];
+  alignas(64) float shrink[QUERIES];  // the factor of earlier keys' sums; before `exponentiate`, its logarithm
+};
+
+/// Raises the running top of each row of a strip to the highest of its visible scores, times `scale`.
+template <class Visible>
+DT_INLINE void raise_tops(Online& online, int64_t first, int64_t rows, const float* scores, float scale, Visible visible) {
+  for (int64_t r = 0; r < rows; ++r, scores += SCORES_STRIDE) {
+    const int64_t count = visible(r), whole = count / VL * VL;
+    vf highest = splat(-INFINITY);
+    for (int64_t c = 0; c < whole; c += VL) highest = max(load(scores + c) * scale, highest);
+    if (whole < count) highest = max(select(below(whole, count), load(scores + whole) * scale, highest), highest);
+    const float before = online.top[first + r], here = hmax(highest);
+    online.top[first + r] = before > here ? before : here;
+    online.shrink[first + r] = before - online.top[first + r];
+  }
+}
+
+/// Each row's scores become e^(scale score - top), zero past what is visible and up to `columns`; its total goes on from earlier keys.
+template <class Visible>
+DT_INLINE void exponentiate(Online& online, int64_t first, int64_t rows, float* scores, int64_t columns, float scale, Visible visible) {
+  const vf factor = splat(scale);
+  for (int64_t r = 0; r < MR; r += VL) {
+    const int n = lanes_left(MR - r);
+    store_part(online.shrink + first + r, exp(load_part(online.shrink + first + r, n)), n);
+  }
+  for (int64_t r = 0; r < rows; ++r, scores += SCORES_STRIDE) {
+    const int64_t count = visible(r), whole = count / VL * VL;
+    const vf shift = splat(-online.top[first + r]);
+    vf total{};
+    for (int64_t c = 0; c < whole; c += VL) {
+      const vf e = exp(mul_add(load(scores + c), factor, shift));
+      total += e;
+      store(scores + c, e);
+    }
+    for (int64_t c = whole; c < columns; c += VL) {
+      const vf e = select(below(c, count), exp(mul_add(load(scores + c), factor, shift)), vf{});
+      total += e;
+      store(scores + c, e);
+    }
+    online.total[first + r] = mul_add(splat(online.total[first + r]), splat(online.shrink[first + r]), splat(sum(total)))[0];
+  }
+}
+
+void attention(const Call& call) {
+  constexpr const char* op = "attention";
+  const float* qkv = data_of(op, "qkv", call.in(0));
+  float* o = data_of(op, "o", call.out(0));
+  float* lse = data_of(op, "lse", call.outputs[1]);
+  const Plan plan(op, call, call.in(0), call.attrs<abi::AttentionAttributes>());
+  const int64_t T = plan.sequence, size = plan.size, stride = plan.padded_size;
+  const int64_t pairs = plan.batch * plan.heads, blocks = divide_up(T, QUERIES);
+  // Few pairs are split further, by blocks of queries.
+  const int64_t split = least(blocks, divide_up(2 * call.pool->threads(), pairs ? pairs : 1));
+  const int64_t scratch = (plan.padded_sequence + T + QUERIES) * stride + MR * ROW_STRIDE;
+
+  call.pool->each(pairs * split, [&](int64_t task, int thread) {
+    const int64_t b = task / split / plan.heads, h = task / split % plan.heads;
+    const float* const q = qkv + b * T * plan.width + h * size;
+    float* const keys = reinterpret_cast<float*>(call.workspace) + thread * round_up(scratch, 16);
+    float* const values = keys + plan.padded_sequence * stride;
+    float* const sums = values + T * stride;
+    float* const strip = sums + QUERIES * stride;
+    pack_panels(keys, {q + plan.hidden, 1, plan.width}, size, T);
+    pack_rows(plan, values, q + 2 * plan.hidden, plan.width);
+
+    for (int64_t block = task % split; block < blocks; block += split) {
+      const int64_t q0 = block * QUERIES, q1 = least(q0 + QUERIES, T);
+      Online online;
+      for (int64_t r = 0; r < QUERIES; ++r) online.top[r] = -INFINITY, online.total[r] = 0;
+      for (int64_t k0 = 0; k0 < (plan.causal ? q1 : T); k0 += KEYS)
+        for (int64_t s = q0; s < q1; s += MR) {
+          const int64_t rows = least(MR, q1 - s);
+          const int64_t count = plan.visible(s + rows - 1, k0, least(KEYS, T - k0));
+          if (count == 0) continue;
+          alignas(64) float scores[MR * SCORES_STRIDE];
+          pack_strip(plan, strip, q + s * plan.width, plan.width, rows);
+          multiply_strip(plan, scores, strip, keys + k0 * size, count);
+          const auto visible = [&](int64_t r) { return plan.visible(s + r, k0, count); };
+          const int64_t columns = round_up(count, VL);
+          raise_tops(online, s - q0, rows, scores, plan.scale, visible);
+          exponentiate(online, s - q0, rows, scores, columns, plan.scale, visible);
+          for (int64_t r = 0; plan.dropout.active && r < rows; ++r) {
+            float* const row = scores + r * SCORES_STRIDE;
+            alignas(64) float buffer[KEYS + 8 * VL];
+            const float* kept = plan.dropout.factors(buffer, plan.first_sample + b, plan.element(h, s + r, k0), columns);
+            for (int64_t c = 0; c < columns; c += VL) store(row + c, load(row + c) * load(kept + c));
+          }
+          for (int64_t d = 0; d < size; d += NR) {
+            const Tile tile{s - q0, d, rows, least(NR, size - d)};
+            const float* const v = values + k0 * stride + d;
+            if (k0 == 0) {
+              multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr, Identity{});
+            } else {
+              multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr,
+                                             [&](vf value, int64_t row, int64_t column, int lanes) {
+                                               const vf earlier = load_part(sums + row * stride + column, lanes);
+                                               return mul_add(earlier, splat(online.shrink[row]), value);
+                                             });
+            }
+          }
+        }
+      for (int64_t t = q0; t < q1; ++t) {
+        const float total = online.total[t - q0];
+        const vf inverse = splat(1.0f / total);
+        for (int64_t d = 0; d < size; d += VL) {
+          const int lanes = lanes_left(size - d);
+          store_part(o + (b * T + t) * plan.hidden + h * size + d, load_part(sums + (t - q0) * stride + d, lanes) * inverse, lanes);
+        }
+        if (lse) lse[(b * plan.heads + h) * T + t] = online.top[t - q0] + std::log(total);
+      }
+    }
+  });
+}
+
+/// With P the probabilities and F dropout's factors, one row of scores S and of dP = dO V^T becomes P F and
+/// scale P (F dP - delta), both zero past `visible` and up to `columns`.
+DT_INLINE void differentiate(float* scores, float* dprobabilities, const float* kept, int64_t visible, int64_t columns, float scale,
+                             float lse, float delta) {
+  const vf factor = splat(scale), shift = splat(-lse);
+  const auto step = [&](int64_t c, auto masked) {
+    const vf p = exp(mul_add(load(scores + c), factor, shift));
+    vf dp = load(dprobabilities + c);
+    vf dropped = p;
+    if (kept) {
+      const vf f = load(kept + c);
+      dp *= f;
+      dropped *= f;
+    }
+    vf ds = p * factor * (dp - delta);
+    if constexpr (masked.value) {
+      const vi mask = below(c, visible);
+      dropped = select(mask, dropped, vf{});
+      ds = select(mask, ds, vf{});
+    }
+    store(scores + c, dropped);
+    store(dprobabilities + c, ds);
+  };
+  const int64_t whole = visible / VL * VL;
+  for (int64_t c = 0; c < whole; c += VL) step(c, std::false_type{});
+  for (int64_t c = whole; c < columns; c += VL) step(c, std::true_type{});
+}
+
+void attention_backward(const Call& call) {
+  constexpr const char* op = "attention_backward";
+  const float* d_o = data_of(op, "do", call.in(0));
+  const float* qkv = data_of(op, "qkv", call.in(1));
+  const float* o = data_of(op, "o", call.in(2));
+  const float* lse = data_of(op, "lse", call.in(3));
+  float* dqkv = data_of(op, "dqkv", call.out(0));
+  const Plan plan(op, call, call.in(1), call.attrs<abi::AttentionBackwardAttributes>());
+  const int64_t T = plan.sequence, size = plan.size, stride = plan.padded_size, width = plan.width, hidden = plan.hidden;
+  const int64_t scratch = (2 * plan.padded_sequence + 3 * T) * stride + 2 * MR * ROW_STRIDE + 2 * QUERIES * SCORES_STRIDE + T;
+
+  call.pool->each(plan.batch * plan.heads, [&](int64_t pair, int thread) {
+    const int64_t b = pair / plan.heads, h = pair % plan.heads;
+    const float* const q = qkv + b * T * width + h * size;
+    const float* const d_out = d_o + b * T * hidden + h * size;
+    float* const dq = dqkv + b * T * width + h * size;
+
+    float* const key_panels = reinterpret_cast<float*>(call.workspace) + thread * round_up(scratch, 16);
+    float* const value_panels = key_panels + plan.padded_sequence * stride;
+    float* const key_rows = value_panels + plan.padded_sequence * stride;
+    float* const query_rows = key_rows + T * stride;
+    float* const d_rows = query_rows + T * stride;
+    float* const query_strip = d_rows + T * stride;
+    float* const d_strip = query_strip + MR * ROW_STRIDE;
+    float* const scores = d_strip + MR * ROW_STRIDE;
+    float* const dscores = scores + QUERIES * SCORES_STRIDE;
+    float* const deltas = dscores + QUERIES * SCORES_STRIDE;
+    pack_panels(key_panels, {q + hidden, 1, width}, size, T);
+    pack_panels(value_panels, {q + 2 * hidden, 1, width}, size, T);
+    pack_rows(plan, key_rows, q + hidden, width);
+    pack_rows(plan, query_rows, q, width);
+    pack_rows(plan, d_rows, d_out, hidden);
+    for (int64_t t = 0; t < T; ++t) {
+      const float* const out = o + (b * T + t) * hidden + h * size;
+      vf total{};
+      for (int64_t d = 0; d < size; d += VL) {
+        total = mul_add(load(d_rows + t * stride + d), load_part(out + d, lanes_left(size - d)), total);
+      }
+      deltas[t] = sum(total);
+    }
+
+    for (int64_t k0 = 0; k0 < T; k0 += KEYS) {
+      const int64_t keys = least(KEYS, T - k0);
+      const int64_t first = plan.causal ? k0 / QUERIES * QUERIES : 0;
+      for (int64_t q0 = first; q0 < T; q0 += QUERIES) {
+        const int64_t q1 = least(q0 + QUERIES, T);
+        for (int64_t s = q0; s < q1; s += MR) {
+          const int64_t rows = least(MR, q1 - s);
+          const int64_t count = plan.visible(s + rows - 1, k0, keys);
+          if (count == 0) continue;
+          // A tile of keys reads its rows of scores from its first key's query on, so rows are zero for a tile past what they see.
+          const int64_t columns = least(KEYS, round_up(count + MR, VL));
+          float* const row_scores = scores + (s - q0) * SCORES_STRIDE;
+          float* const row_dscores = dscores + (s - q0) * SCORES_STRIDE;
+          pack_strip(plan, query_strip, q + s * width, width, rows);
+          pack_strip(plan, d_strip, d_out + s * hidden, hidden, rows);
+          multiply_strip(plan, row_scores, query_strip, key_panels + k0 * size, count);
+          multiply_strip(plan, row_dscores, d_strip, value_panels + k0 * size, count);
+          for (int64_t r = 0; r < rows; ++r) {
+            const int64_t at = r * SCORES_STRIDE;
+            alignas(64) float buffer[KEYS + 8 * VL];
+            const float* kept = nullptr;
+            if (plan.dropout.active) {
+              kept = plan.dropout.factors(buffer, plan.first_sample + b, plan.element(h, s + r, k0), columns);
+            }
+            differentiate(row_scores + at, row_dscores + at, kept, plan.visible(s + r, k0, keys), columns, plan.scale,
+                          lse[pair * T + s + r], deltas[s + r]);
+          }
+          for (int64_t d = 0; d < size; d += NR) {
+            const Tile tile{s, d, rows, least(NR, size - d)};
+            multiply_add<SCORES_STRIDE, 1>(tile, row_dscores, key_rows + k0 * stride + d, stride, count, dq, width,
+                                           k0 ? dq : nullptr, Identity{});
+          }
+        }
+        for (int64_t j = 0; j < keys; j += MR) {
+          // The first query of the block that sees one of these keys.
+          const int64_t from = plan.causal ? greatest(q0, k0 + j) : q0;
+          if (from >= q1) break;
+          const float* const left = scores + (from - q0) * SCORES_STRIDE + j;
+          const float* const d_left = dscores + (from - q0) * SCORES_STRIDE + j;
+          float* const dk = dq + hidden + k0 * width;
+          float* const dv = dk + hidden;
+          const bool begun = q0 > (plan.causal ? (k0 + j) / QUERIES * QUERIES : 0);
+          for (int64_t d = 0; d < size; d += NR) {
+            const Tile tile{j, d, least(MR, keys - j), least(NR, size - d)};
+            multiply_add<1, SCORES_STRIDE>(tile, left, d_rows + from * stride + d, stride, q1 - from, dv, width,
+                                           begun ? dv : nullptr, Identity{});
+            multiply_add<1, SCORES_STRIDE>(tile, d_left, query_rows + from * stride + d, stride, q1 - from, dk, width,
+                                           begun ? dk : nullptr, Identity{});
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void add_attention(KernelTable& table) {
+  add_kernel(table, abi::Opcode::attention, attention);
+  add_kernel(table, abi::Opcode::attention_backward, attention_backward);
+}
+
+}  // namespace deeptroupe::DT_ISA

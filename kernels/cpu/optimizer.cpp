@@ -1,0 +1,151 @@
+// Parameter updates over flat units and the global norm that guards them. Every element goes through one sequence of IEEE
+// operations, whatever vector or block it falls into, so shards and threads cannot change a bit.
+#include "unit.h"
+
+namespace deeptroupe::DT_ISA {
+
+namespace {
+
+constexpr int64_t block = 65536;
+constexpr int64_t norm_chunk = 1024;
+
+DT_INLINE vf splat_rounded(double value) { return splat(static_cast<float>(value)); }
+
+/// Calls body(begin, end) for runs of elements, in the unit's coordinates, that cover what `ranges` has in this rank's slice.
+template <class A, class F>
+DT_INLINE void each_run(const Call& call, const A& attributes, Slice slice, F body) {
+  const int64_t* ranges = attributes.ranges();
+  const int64_t count = attributes.ranges_count;
+  each_block(call, slice.last - slice.first, block, [=](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i + 1 < count; i += 2) {
+      const int64_t from = ranges[i], to = ranges[i] + ranges[i + 1];
+      const int64_t first = from > slice.first + begin ? from : slice.first + begin;
+      const int64_t last = to < slice.first + end ? to : slice.first + end;
+      if (first < last) body(first, last);
+    }
+  });
+}
+
+template <bool decoupled>
+void adam_runs(const Call& call, const abi::AdamAttributes& attributes, double clip) {
+  constexpr const char* op = "adam";
+  const int64_t length = attributes.length;
+  const Slice slice = slice_of(call, length, attributes.shards);
+  float* parameter = unit_base(op, "parameter", call.in(0), length, slice);
+  const float* gradient = unit_base(op, "gradient", call.in(1), length, slice);
+  float* first_moment = unit_base(op, "m", call.in(2), length, slice);
+  float* second_moment = unit_base(op, "v", call.in(3), length, slice);
+  const double learning_rate = call.scalars[0], beta1 = call.scalars[1], beta2 = call.scalars[2];
+  const vf factor = splat_rounded(clip);
+  const vf b1 = splat_rounded(beta1), b2 = splat_rounded(beta2), rest1 = splat_rounded(1 - beta1), rest2 = splat_rounded(1 - beta2);
+  const vf root2 = splat_rounded(std::sqrt(call.scalars[4])), epsilon = splat_rounded(attributes.epsilon);
+  const vf decay = splat_rounded(decoupled ? 1 - learning_rate * attributes.weight_decay : attributes.weight_decay);
+  const vf rate = splat_rounded(-(learning_rate / call.scalars[3]));
+  each_run(call, attributes, slice, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += VL) {
+      const int n = lanes_left(end - i);
+      vf p = load_part(parameter + i, n);
+      vf g = load_part(gradient + i, n) * factor;
+      if (!decoupled) g = fma(decay, p, g);
+      const vf m = fma(b1, load_part(first_moment + i, n), rest1 * g);
+      const vf v = fma(b2, load_part(second_moment + i, n), (rest2 * g) * g);
+      const vf denominator = sqrt(v) / root2 + epsilon;
+      if (decoupled) p = p * decay;
+      store_part(first_moment + i, m, n);
+      store_part(second_moment + i, v, n);
+      store_part(parameter + i, fma(rate, m / denominator, p), n);
+    }
+  });
+}
+
+void adam(const Call& call) {
+  const auto& attributes = call.attrs<abi::AdamAttributes>();
+  const double* control = data_of<double>("adam", "control", call.in(4));
+  if (control[2] == 0) return;
+  if (attributes.decoupled) adam_runs<true>(call, attributes, control[1]);
+  else adam_runs<false>(call, attributes, control[1]);
+}
+
+void sgd(const Call& call) {
+  constexpr const char* op = "sgd";
+  const auto& attributes = call.attrs<abi::SgdAttributes>();
+  const double* control = data_of<double>(op, "control", call.in(3));
+  if (control[2] == 0) return;
+  const int64_t length = attributes.length;
+  const Slice slice = slice_of(call, length, attributes.shards);
+  float* parameter = unit_base(op, "parameter", call.in(0), length, slice);
+  const float* gradient = unit_base(op, "gradient", call.in(1), length, slice);
+  float* buffer = call.has_in(2) ? unit_base(op, "momentum", call.in(2), length, slice) : nullptr;
+  const vf factor = splat_rounded(control[1]), decay = splat_rounded(attributes.weight_decay);
+  const vf momentum = splat_rounded(attributes.momentum), rest = splat_rounded(1 - attributes.dampening);
+  const vf rate = splat_rounded(-call.scalars[0]);
+  const bool first = call.scalars[1] != 0, nesterov = attributes.nesterov != 0;
+  each_run(call, attributes, slice, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += VL) {
+      const int n = lanes_left(end - i);
+      const vf p = load_part(parameter + i, n);
+      vf g = fma(decay, p, load_part(gradient + i, n) * factor);
+      if (buffer) {
+        const vf b = first ? g : fma(momentum, load_part(buffer + i, n), rest * g);
+        store_part(buffer + i, b, n);
+        g = nesterov ? fma(momentum, b, g) : b;
+      }
+      store_part(parameter + i, fma(rate, g, p), n);
+    }
+  });
+}
+
+/// The sum of squares of one chunk, in the order that kernels/ops/optimizer.ts fixes.
+DT_INLINE double sum_of_squares(const float* x) {
+  typedef float vf_half __attribute__((vector_size(2 * VL)));
+  constexpr int half = VL / 2, vectors = 8 / half;
+  vd s[vectors] = {};
+  for (int64_t i = 0; i < norm_chunk; i += 8) {
+    for (int u = 0; u < vectors; ++u) {
+      vf_half narrow;
+      std::memcpy(&narrow, x + i + u * half, sizeof narrow);
+      const vd wide = __builtin_convertvector(narrow, vd);
+      s[u] += wide * wide;
+    }
+  }
+  double t[8];
+  std::memcpy(t, s, sizeof t);
+  return ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7]));
+}
+
+void norm_chunks(const Call& call) {
+  const auto& attributes = call.attrs<abi::NormChunksAttributes>();
+  const Slice slice = slice_of(call, attributes.length, attributes.shards);
+  const float* gradient = unit_base("norm_chunks", "gradient", call.in(0), attributes.length, slice) + slice.first;
+  double* sums = data_of<double>("norm_chunks", "sums", call.out(0));
+  each_block(call, (slice.last - slice.first) / norm_chunk, block / norm_chunk, [=](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) sums[chunk] = sum_of_squares(gradient + chunk * norm_chunk);
+  });
+}
+
+void clip_control(const Call& call) {
+  const auto& attributes = call.attrs<abi::ClipControlAttributes>();
+  const double* sums = data_of<double>("clip_control", "sums", call.in(0));
+  double* control = data_of<double>("clip_control", "control", call.out(0));
+  double total = 0;
+  for (int64_t r = 0; r + 1 < attributes.ranges_count; r += 2) {
+    const double* first = sums + attributes.ranges()[r];
+    for (int64_t i = 0; i < attributes.ranges()[r + 1]; ++i) total += first[i];
+  }
+  const double norm = std::sqrt(total), factor = attributes.max_norm / (norm + 1e-6);
+  control[0] = norm;
+  control[1] = attributes.max_norm > 0 && factor < 1 ? factor : 1;
+  control[2] = std::isfinite(norm) ? 1 : 0;
+  control[3] = 0;
+}
+
+}  // namespace
+
+void add_optimizer(KernelTable& table) {
+  add_kernel(table, abi::Opcode::adam, adam);
+  add_kernel(table, abi::Opcode::sgd, sgd);
+  add_kernel(table, abi::Opcode::norm_chunks, norm_chunks);
+  add_kernel(table, abi::Opcode::clip_control, clip_control);
+}
+
+}  // namespace deeptroupe::DT_ISA

@@ -1,0 +1,145 @@
+// The `cpu` device: groups and ranks of the addon behind the device contract. Memory shared with JavaScript is made here and held
+// until the native side has let go of it.
+import { type ArenaName, arenaNames, decodeProgram, ProgramError } from '../kernels/abi/program.js'
+import {
+  DeviceError,
+  type DeviceGroup,
+  type GroupOptions,
+  type GroupToken,
+  type MemoryReport,
+  type RankDevice,
+  type RankOptions,
+  RunError,
+  type RunOptions,
+  type RunReport,
+} from './device.js'
+import { type Addon, addon } from './load.js'
+import { verifyProgram } from './verify.js'
+
+function native(): Addon {
+  const { addon: loaded, reason } = addon()
+  if (!loaded) throw new DeviceError('DEVICE_MISSING', reason)
+  return loaded
+}
+
+/** Runs a call of the addon; its errors become this folder's. */
+function guarded<T>(body: () => T): T {
+  try {
+    return body()
+  } catch (cause) {
+    const { code, message } = cause as { code?: string; message: string }
+    if (code === 'PROGRAM_FORMAT') throw new ProgramError(message)
+    if (code === 'DEVICE_USAGE' || code === 'DEVICE_MEMORY') throw new DeviceError(code, message)
+    throw cause
+  }
+}
+
+const bytesOf = (view: ArrayBufferView): Uint8Array => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+
+/** Tokens of groups that are open: their shared memory must outlive the native users. */
+const held = new Map<number, GroupToken>()
+
+/** Live and peak bytes of each arena, from the addon's counts. */
+function counts(id: number, rank: number): MemoryReport {
+  const numbers = guarded(() => native().groupMemory(id, rank))
+  const entries = arenaNames.map((name, i) => [name, { live: numbers[2 * i]!, peak: numbers[2 * i + 1]! }])
+  return Object.fromEntries(entries) as MemoryReport
+}
+
+/** A group on the CPU. Throws {@link DeviceError} without an addon or for an instruction set that the machine lacks. */
+export function createCpuGroup({ ranks, arenas, isa }: GroupOptions): DeviceGroup {
+  const level = isa ?? native().isaLevels()[0]!
+  const memory = Array.from({ length: ranks }, () => ({ io: new SharedArrayBuffer(Math.max(1, arenas.io)) }))
+  const sizes = Float64Array.from(arenaNames, (name) => arenas[name])
+  const buffers = memory.map(({ io }) => new Uint8Array(io))
+  const id = guarded(() => native().createGroup(ranks, sizes, level, buffers))
+  const token: GroupToken = { device: 'cpu', ranks, id, arenas, isa: level, memory }
+  held.set(id, token)
+  let final: MemoryReport[] | undefined
+  return {
+    token,
+    abort: (reason) => abortCpuGroup(token, reason),
+    memory: (rank) => final?.[rank] ?? counts(id, rank),
+    async close() {
+      if (final) return
+      if (!native().groupIdle(id)) abortCpuGroup(token, 'the group was closed')
+      while (held.has(id) && !native().groupIdle(id)) await new Promise((resolve) => setTimeout(resolve, 1))
+      if (!held.delete(id)) return
+      final = token.memory.map((_, rank) => afterRelease(counts(id, rank)))
+      native().closeGroup(id)
+    },
+  }
+}
+
+function afterRelease(memory: MemoryReport): MemoryReport {
+  const entries = Object.entries(memory).map(([name, { peak }]) => [name, { live: 0, peak }])
+  return Object.fromEntries(entries) as MemoryReport
+}
+
+export function abortCpuGroup(token: GroupToken, reason: string): void {
+  native().abortGroup(token.id, reason)
+}
+
+/** Opens one rank: its coordinator thread and its pool start here. */
+export function openCpuRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
+  const handle = guarded(() => native().openRank(token.id, rank, threads))
+  return new CpuRank(token, rank, threads, handle)
+}
+
+class CpuRank implements RankDevice {
+  readonly io: SharedArrayBuffer
+  readonly #ranks: number
+  readonly #threads: number
+  readonly #handle: number
+  /** Seconds of CLOCK_MONOTONIC at this thread's time origin. */
+  readonly #origin = Number(process.hrtime.bigint()) / 1e9 - performance.now() / 1e3
+  #closing: Promise<void> | undefined
+
+  constructor(
+    token: GroupToken,
+    readonly rank: number,
+    threads: number,
+    handle: number,
+  ) {
+    this.io = token.memory[rank]!.io
+    this.#ranks = token.ranks
+    this.#threads = threads
+    this.#handle = handle
+  }
+
+  allocate(arena: ArenaName): void {
+    guarded(() => native().allocate(this.#handle, arenaNames.indexOf(arena)))
+  }
+
+  read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void {
+    guarded(() => native().read(this.#handle, arenaNames.indexOf(arena), byteOffset, bytesOf(target)))
+  }
+
+  write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void {
+    guarded(() => native().write(this.#handle, arenaNames.indexOf(arena), byteOffset, bytesOf(source)))
+  }
+
+  load(program: Uint8Array): number {
+    verifyProgram(decodeProgram(program), { rank: this.rank, ranks: this.#ranks, threads: this.#threads })
+    return guarded(() => native().load(this.#handle, program))
+  }
+
+  async run(
+    program: number,
+    scalars: Float64Array,
+    { check = false, profile = false }: RunOptions = {},
+  ): Promise<RunReport> {
+    const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile))
+    if (report.status === 1) throw new RunError('aborted', report.message, report.instruction)
+    if (report.status === 2) throw new RunError('kernel', report.message, report.instruction)
+    return {
+      ...(report.nonFinite < 0 ? {} : { nonFinite: report.nonFinite }),
+      ...(profile ? { seconds: report.seconds.map((time) => time - this.#origin) } : {}),
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= guarded(() => native().closeRank(this.#handle))
+    return this.#closing
+  }
+}

@@ -1,0 +1,60 @@
+// The ranks of one communicator: their memory, what they share, and their executors. Groups live in a process-wide table, so that
+// every worker finds its group by number.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../../kernels/cpu/kernel.h"
+#include "../collective/communicator.h"
+#include "../memory/arena.h"
+
+namespace deeptroupe {
+
+class Executor;
+
+/// The caller asked for what cannot be: a bad argument, a second allocation, something closed.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using ArenaBytes = std::array<size_t, abi::arena_count>;
+
+class Group {
+ public:
+  Group(int ranks, const ArenaBytes& bytes, const KernelTable& kernels)
+      : bytes(bytes), kernels(kernels), communicator(ranks), memory(ranks), executors_(ranks) {}
+  ~Group() { close(); }
+
+  const ArenaBytes bytes;
+  const KernelTable& kernels;
+  Communicator communicator;
+  std::vector<RankMemory> memory;
+  /// Held shared while JavaScript copies in or out, exclusively while memory is given back.
+  std::shared_mutex memory_mutex;
+
+  /// Makes the executor of a rank. Throws UsageError if there is one already.
+  std::shared_ptr<Executor> open(int rank, int threads);
+  /// True where no executor's thread runs any more.
+  bool idle();
+  /// Aborts if a rank is still open, joins every thread and gives all memory back.
+  void close();
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<Executor>> executors_;
+  bool closed_ = false;
+};
+
+/// Makes a group and gives its number.
+int add_group(std::shared_ptr<Group> group);
+/// Throws UsageError where there is none of that number.
+std::shared_ptr<Group> group_of(int id);
+void remove_group(int id);
+
+}  // namespace deeptroupe

@@ -1,0 +1,91 @@
+// Finds the addon, proves in a child process that loading it does not crash, types it, and reports what the machine can do.
+// Without an addon everything that does not need it still works; the reason says what would bring it.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism, totalmem } from 'node:os'
+import { isMainThread } from 'node:worker_threads'
+import { opTableHash } from '../kernels/abi/program.js'
+import { addonPath } from './paths.js'
+
+/** What a run of the addon resolves to: integers, -1 where there is none. `status` 0: done, 1: aborted, 2: a kernel failed. */
+export interface NativeReport {
+  readonly status: number
+  readonly message: string
+  readonly instruction: number
+  readonly nonFinite: number
+  /** Seconds of CLOCK_MONOTONIC, empty unless profiled. */
+  readonly seconds: Float64Array
+}
+
+/** The surface of native/addon/addon.cpp. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
+export interface Addon {
+  isaLevels(): string[]
+  opTableHash(): bigint
+  createGroup(ranks: number, arenaBytes: Float64Array, isa: string, io: Uint8Array[]): number
+  abortGroup(group: number, reason: string): void
+  groupMemory(group: number, rank: number): Float64Array
+  groupIdle(group: number): boolean
+  closeGroup(group: number): void
+  openRank(group: number, rank: number, threads: number): number
+  allocate(handle: number, arena: number): void
+  read(handle: number, arena: number, offset: number, target: Uint8Array): void
+  write(handle: number, arena: number, offset: number, source: Uint8Array): void
+  load(handle: number, program: Uint8Array): number
+  run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
+  closeRank(handle: number): Promise<void>
+}
+
+export type AddonResult =
+  | { readonly addon: Addon; readonly reason?: never }
+  | { readonly addon: null; readonly reason: string }
+
+const remedy = 'build it with `npm run build` (needs `apt-get install g++ make cmake`)'
+let result: AddonResult | undefined
+
+/** The addon, or null with one line that says why and what to do. Workers trust the main thread's test of it. */
+export function addon(): AddonResult {
+  result ??= open()
+  return result
+}
+
+function open(): AddonResult {
+  if (!existsSync(addonPath))
+    return { addon: null, reason: `addon: ${addonPath}, expected a file, got nothing; ${remedy}` }
+  if (isMainThread) {
+    const child = spawnSync(process.execPath, ['-e', 'require(process.argv[1])', addonPath], { encoding: 'utf8' })
+    if (child.status !== 0) {
+      const got = child.signal ?? child.stderr.match(/^\w*Error: .*$/m)?.[0] ?? `exit code ${child.status}`
+      return { addon: null, reason: `addon: ${addonPath}, expected it to load, got ${got}; ${remedy}` }
+    }
+  }
+  const loaded = createRequire(import.meta.url)(addonPath) as Addon
+  if (loaded.opTableHash() !== opTableHash) {
+    return { addon: null, reason: `addon: op table, expected that of this build, got another; ${remedy}` }
+  }
+  return { addon: loaded }
+}
+
+/** What the CPU device would have to work with. */
+export interface Machine {
+  /** Instruction sets whose kernels run here, best first; empty without the addon. */
+  readonly isa: readonly string[]
+  readonly best: string | null
+  /** Threads that the process may run at once. */
+  readonly cores: number
+  readonly memoryBytes: number
+  /** Why there is no addon. */
+  readonly reason?: string
+}
+
+export function machine(): Machine {
+  const { addon: native, reason } = addon()
+  const isa = native?.isaLevels() ?? []
+  return {
+    isa,
+    best: isa[0] ?? null,
+    cores: availableParallelism(),
+    memoryBytes: totalmem(),
+    ...(reason === undefined ? {} : { reason }),
+  }
+}

@@ -1,0 +1,51 @@
+// What a system tells its owner, as values of one stream: lifecycle of actors, dead letters, ended workers and what actors publish.
+import type { Place } from './definition.js'
+import type { Cause } from './errors.js'
+
+/** A value of `system.events$`. `actor` and `parent` are paths. */
+export type SystemEvent =
+  | { readonly type: 'published'; readonly actor: string; readonly event: unknown }
+  | { readonly type: 'spawned'; readonly actor: string; readonly worker: Place }
+  /** A life ended by failure. `stop`: at the top and out of restarts, so it is gone. */
+  | {
+      readonly type: 'failed'
+      readonly actor: string
+      readonly cause: Cause
+      readonly outcome: 'restart' | 'escalate' | 'stop'
+    }
+  | { readonly type: 'restarted'; readonly actor: string; readonly restarts: number; readonly cause: Cause }
+  /** Out of restarts: the actor and those that fall with it are gone, and the parent fails. */
+  | { readonly type: 'escalated'; readonly actor: string; readonly parent: string; readonly cause: Cause }
+  /** Gone for good. */
+  | { readonly type: 'stopped'; readonly actor: string; readonly cause: Cause }
+  /** The `stop` hook threw; the life ended all the same. */
+  | { readonly type: 'stop-failed'; readonly actor: string; readonly error: Error }
+  | {
+      readonly type: 'dead-letter'
+      readonly actor: string
+      readonly sender: string | null
+      /** Absent where it was lost with its worker: then `count` tells how many were waiting or on their way. */
+      readonly message?: unknown
+      readonly count: number
+      readonly cause: Cause | null
+    }
+  | { readonly type: 'worker-exit'; readonly worker: number; readonly cause: Cause }
+
+/** One actor as `system.inspect()` shows it. */
+export interface ActorView {
+  readonly path: string
+  readonly worker: Place
+  readonly status: 'starting' | 'running' | 'restarting' | 'stopping'
+  /** Messages that hold a credit: waiting, or on their way. */
+  readonly mailbox: { readonly depth: number; readonly capacity: number }
+  readonly restarts: number
+  readonly lastCause: Cause | null
+  readonly children: readonly ActorView[]
+}
+
+/** What `system.inspect()` resolves to. */
+export interface SystemView {
+  readonly name: string
+  readonly workers: readonly { readonly worker: Place; readonly actors: number; readonly restarts: number }[]
+  readonly actors: readonly ActorView[]
+}

@@ -1,0 +1,15 @@
+// Who is running: the frame of a handler follows its asynchronous work, so a send knows its sender and an ask its call chain.
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Address } from './envelope.js'
+
+/** One run of a handler. */
+export interface Frame {
+  /** The host that runs it; frames of another system's hosts do not count. */
+  readonly host: object
+  readonly actor: { readonly address: Address; readonly over: boolean }
+  /** Actors that wait for this run to end, from the first asker to the actor itself. */
+  readonly chain: readonly Address[]
+}
+
+/** The frame of the running handler, if any. */
+export const frames = new AsyncLocalStorage<Frame>()

@@ -1,0 +1,423 @@
+// The guardian owns the tree of a system, on the thread that started it: it spawns, stops, watches and restarts actors on all hosts.
+// A life ends children first. What fails together restarts together, in the order of spawning; past its budget the parent fails.
+import type { CreditTable } from './credits.js'
+import type { Place } from './definition.js'
+import type { Address, Clock, Envelope, GuardianRequest, Order, Report, Spawner } from './envelope.js'
+import { ActorError, asError, type Cause, deadActor } from './errors.js'
+import type { SystemEvent, SystemView } from './events.js'
+import { fallTogether, policyOf, RestartBudget, unitName } from './supervision.js'
+import { deferred, Entry, type Life, Tree, type Unit } from './tree.js'
+
+/** After a forced stop goes unanswered for this long, the worker is ended. */
+const killMs = 2000
+/** Gone actors whose cause can still be asked for. */
+const rememberedCauses = 1024
+
+interface HostState {
+  ready: Promise<void>
+  restarts: number
+  stalled: boolean
+}
+
+export interface GuardianOptions {
+  readonly system: string
+  readonly credits: CreditTable
+  readonly clock: Clock
+  readonly spawner: Spawner
+  /** To any host, this thread's included; false: it is down. */
+  send(host: number, envelope: Envelope): boolean
+  publish(event: SystemEvent): void
+}
+
+export class Guardian {
+  private readonly tree: Tree
+  private readonly hosts: HostState[]
+  private readonly causes = new Map<number, Cause>()
+  private readonly sleepers = new Set<() => void>()
+  private stopping = false
+
+  constructor(private readonly options: GuardianOptions) {
+    this.tree = new Tree(options.credits)
+    this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
+      ready: Promise.resolve(),
+      restarts: 0,
+      stalled: false,
+    }))
+  }
+
+  receive(report: Report): void {
+    switch (report.kind) {
+      case 'request':
+        void this.answer(report.request).then(
+          (value) => this.options.send(report.host, { kind: 'reply', id: report.id, value }),
+          (error) => this.options.send(report.host, { kind: 'refusal', id: report.id, error: asError(error) }),
+        )
+        break
+      case 'watch':
+        this.watch(report.watcher, report.target, report.on)
+        break
+      case 'event':
+        this.options.publish(report.event as SystemEvent)
+        break
+      default: {
+        const entry = this.tree.get(report.id)
+        if (entry?.life?.incarnation !== report.incarnation) return
+        if (report.kind === 'started') entry.life.started.resolve(entry.life.cause)
+        else if (report.kind === 'failed') this.failed(entry, entry.life, report.cause)
+        else {
+          if (report.stopError)
+            this.options.publish({ type: 'stop-failed', actor: entry.path, error: report.stopError })
+          entry.life.ended.resolve()
+        }
+      }
+    }
+  }
+
+  /** A worker ended: so did every life on it. Its host comes back with no actors, and their supervisors decide. */
+  hostDown(host: number, reason: Cause): void {
+    const state = this.hosts[host]!
+    const cause: Cause = state.stalled ? { ...reason, kind: 'stalled' } : reason
+    state.stalled = false
+    state.restarts++
+    const lost = [...this.tree.all()].filter((entry) => entry.address.host === host && entry.life)
+    for (const entry of lost) {
+      const count = this.options.credits.close(entry.address.slot, entry.policy.capacity)
+      if (count > 0) this.options.publish({ type: 'dead-letter', actor: entry.path, sender: null, count, cause })
+    }
+    this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
+    for (let other = 0; other < this.hosts.length; other++) {
+      if (other !== host) this.options.send(other, { kind: 'host-down', host, cause })
+    }
+    if (!this.stopping) this.open(host)
+    const starting = new Set(lost.filter((entry) => entry.status === 'starting'))
+    for (const entry of lost) {
+      entry.life!.cause ??= cause
+      entry.life!.started.resolve(cause)
+      entry.life!.ended.resolve()
+    }
+    for (const entry of lost) {
+      if (!starting.has(entry) && !(entry.parent && lost.includes(entry.parent))) this.fall(entry, cause)
+    }
+  }
+
+  /** Ends every actor, last spawned first; then nothing can be spawned. */
+  async stop(): Promise<void> {
+    this.stopping = true
+    for (const wake of this.sleepers) wake()
+    const cause: Cause = { kind: 'stopped', message: `the system ${this.options.system} stops` }
+    for (const entry of [...this.tree.top.members].reverse()) await this.remove(entry, cause, false)
+  }
+
+  inspect(): SystemView {
+    const entries = [...this.tree.all()]
+    return {
+      name: this.options.system,
+      workers: this.hosts.map(({ restarts }, host) => ({
+        worker: placeOf(host),
+        actors: entries.filter((entry) => entry.address.host === host).length,
+        restarts,
+      })),
+      actors: this.tree.view(this.tree.top),
+    }
+  }
+
+  private async answer(request: GuardianRequest): Promise<unknown> {
+    if (request.op === 'spawn') return this.spawn(request)
+    const entry = this.tree.get(request.id)
+    const known = this.causes.get(request.id)
+    if (request.op === 'stop') {
+      const kind = request.force ? 'killed' : 'stopped'
+      if (entry) await this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
+      return undefined
+    }
+    if (request.op === 'await-gone')
+      return entry ? entry.gone.promise : (known ?? { kind: 'stopped', message: 'it stopped earlier' })
+    if (!entry) throw deadActor('ready', request.path, known)
+    if (entry.removal || !(await entry.up.promise)) throw deadActor('ready', request.path, await entry.gone.promise)
+    return undefined
+  }
+
+  private async spawn(request: Extract<GuardianRequest, { op: 'spawn' }>): Promise<Address> {
+    const { definition, args, parent: parentId } = request
+    if (this.stopping) throw new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`)
+    const policy = policyOf(request.options, this.options.spawner.workers)
+    const parent = parentId === null ? null : (this.tree.get(parentId) ?? null)
+    if (parentId !== null && (!parent?.life || parent.removal || parent.status === 'restarting')) {
+      throw deadActor('spawn', `the parent of ${definition.name}`, parent?.cause ?? this.causes.get(parentId))
+    }
+    const home = parent?.family ?? this.tree.top
+    const name = policy.name ?? `${definition.name}-${home.spawned}`
+    const path = parent ? `${parent.path}/${name}` : name
+    if (home.members.some((sibling) => sibling.path === path)) {
+      throw new ActorError('BAD_OPTION', `spawn: name, expected one that no sibling has, got ${path} again`, {
+        option: 'name',
+        got: path,
+      })
+    }
+    const host = policy.worker === null ? this.leastLoaded() : policy.worker === 'main' ? 0 : policy.worker + 1
+    const address: Address = { ...this.tree.reserve(path), path, host }
+    const { local, ...key } = definition
+    const entry = new Entry(address, parent, home, policy, {
+      address,
+      parent: parent?.address ?? null,
+      definition: host === 0 && local ? { ...key, local } : key,
+      args,
+      capacity: policy.capacity,
+      worker: placeOf(host),
+    })
+    home.spawned++
+    this.tree.add(entry)
+    const failure = await this.startLife(entry)
+    if (failure) {
+      await this.remove(entry, failure, false)
+      const { error } = failure
+      if (error instanceof ActorError && (error.code === 'NOT_IMPORTABLE' || error.code === 'NOT_SERIALISABLE'))
+        throw error
+      const message = `spawn: ${path}, expected init to succeed, got ${failure.kind}: ${failure.message}`
+      throw new ActorError('SPAWN_FAILED', message, { actor: path, kind: failure.kind }, { cause: error })
+    }
+    this.options.publish({ type: 'spawned', actor: path, worker: placeOf(host) })
+    return address
+  }
+
+  /** Starts a life; resolves to null when its `init` is done, else to why not. */
+  private async startLife(entry: Entry): Promise<Cause | null> {
+    entry.status = 'starting'
+    try {
+      await this.hosts[entry.address.host]!.ready
+      if (entry.removal) return entry.cause ?? { kind: 'stopped', message: 'it was stopped before it started' }
+      const life: Life = { incarnation: entry.restarts, started: deferred(), ended: deferred(), cause: null }
+      entry.life = life
+      if (
+        !this.options.send(entry.address.host, {
+          kind: 'start',
+          spec: { ...entry.spec, incarnation: life.incarnation },
+        })
+      ) {
+        throw new ActorError(
+          'WORKER_EXIT',
+          `spawn: ${entry.path}, expected worker ${entry.spec.worker} to run, got none`,
+        )
+      }
+      const failure = await life.started.promise
+      if (failure) return failure
+    } catch (error) {
+      entry.life = null
+      return { kind: 'exception', message: asError(error).message, error: asError(error) }
+    }
+    if (entry.removal) return { kind: 'stopped', message: 'it was stopped while it started' }
+    entry.markUp()
+    return null
+  }
+
+  /** Ends the present life: children first, then `stop` on its host, forced when past its grace time. */
+  private async endLife(entry: Entry, reason: Cause, force: boolean): Promise<void> {
+    const { life } = entry
+    if (life) life.cause ??= reason
+    const cause = life?.cause ?? reason
+    entry.markDown()
+    const ofParent: Cause = {
+      kind: 'parent',
+      message: `its parent ${entry.path} ended (${cause.kind}: ${cause.message})`,
+    }
+    for (const child of [...entry.family.members].reverse()) await this.remove(child, ofParent, force)
+    if (!life || entry.life !== life) return
+    const { host } = entry.address
+    const order = (forced: boolean): Order => ({ kind: 'stop', id: entry.id, cause, force: forced })
+    this.options.send(host, order(force))
+    const kill = (): (() => void) =>
+      this.options.clock.after(killMs, () => {
+        this.hosts[host]!.stalled = true
+        this.options.spawner.kill(host)
+      })
+    let cancel = force
+      ? kill()
+      : this.options.clock.after(entry.policy.graceMs, () => {
+          this.options.send(host, order(true))
+          cancel = kill()
+        })
+    await life.ended.promise
+    cancel()
+    life.started.resolve(cause)
+    if (entry.life !== life) return
+    entry.cause = cause
+    entry.life = null
+    for (const id of entry.watching) this.tree.get(id)?.watchers.delete(entry.id)
+    entry.watching.clear()
+  }
+
+  /** Takes an actor away for good. */
+  private remove(entry: Entry, cause: Cause, force: boolean): Promise<void> {
+    if (entry.removal) {
+      if (force) void this.endLife(entry, cause, true)
+      return entry.removal
+    }
+    entry.status = 'stopping'
+    entry.removal = this.removed(entry, cause, force)
+    return entry.removal
+  }
+
+  private async removed(entry: Entry, cause: Cause, force: boolean): Promise<void> {
+    const { life } = entry
+    await this.endLife(entry, cause, force)
+    const last = life?.cause ?? cause
+    entry.cause = last
+    this.causes.set(entry.id, last)
+    if (this.causes.size > rememberedCauses) this.causes.delete(this.causes.keys().next().value!)
+    this.options.send(entry.address.host, { kind: 'bury', id: entry.id, cause: last })
+    this.notify(entry, last, false)
+    this.tree.remove(entry)
+    entry.up.resolve(false)
+    entry.gone.resolve(last)
+    this.options.publish({ type: 'stopped', actor: entry.path, cause: last })
+  }
+
+  private failed(entry: Entry, life: Life, cause: Cause): void {
+    life.cause ??= cause
+    if (entry.status === 'starting') life.started.resolve(cause)
+    else this.fall(entry, cause)
+  }
+
+  /** A life failed after it had started. */
+  private fall(entry: Entry, cause: Cause): void {
+    if (entry.removal) return
+    const { units } = entry.home
+    const name = unitName(entry)
+    let unit = units.get(name)
+    if (!unit) {
+      unit = { budget: new RestartBudget(), phase: 'up', next: null }
+      units.set(name, unit)
+    }
+    if (unit.phase === 'up') void this.recover(unit, entry, cause)
+    else {
+      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
+      if (unit.phase === 'starting') unit.next ??= { entry, cause }
+    }
+  }
+
+  /** Ends and restarts a unit until all of it is up, or its budget is spent. */
+  private async recover(unit: Unit, failing: Entry, reason: Cause): Promise<void> {
+    let entry = failing
+    let cause = reason
+    for (;;) {
+      const delay = unit.budget.spend(this.options.clock.now(), entry.policy)
+      if (delay === null) return this.escalate(unit, entry, cause)
+      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
+      unit.phase = 'ending'
+      const members = fallTogether(entry, entry.home.members).filter((member) => !member.removal)
+      await Promise.all(members.map((member) => this.endForRestart(member, entry, cause)))
+      await this.sleep(delay)
+      unit.phase = 'starting'
+      unit.next = null
+      const failure = await this.startAll(members)
+      const next: Unit['next'] = failure ?? unit.next
+      if (!next) break
+      entry = next.entry
+      cause = next.cause
+    }
+    unit.phase = 'up'
+  }
+
+  private async endForRestart(member: Entry, failing: Entry, cause: Cause): Promise<void> {
+    const own: Cause = member === failing ? cause : fellWith(failing, cause)
+    const { life } = member
+    member.status = 'restarting'
+    await this.endLife(member, own, false)
+    if (life && !member.removal) this.notify(member, life.cause ?? own, true)
+  }
+
+  private async startAll(members: readonly Entry[]): Promise<{ entry: Entry; cause: Cause } | null> {
+    for (const member of members) {
+      if (member.removal || member.life || this.stopping) continue
+      member.restarts++
+      const failure = await this.startLife(member)
+      if (member.removal) continue
+      if (failure) return { entry: member, cause: failure }
+      this.options.publish({ type: 'restarted', actor: member.path, restarts: member.restarts, cause: member.cause! })
+    }
+    return null
+  }
+
+  /** The budget is spent: the unit goes for good, and its parent fails; at the top there is none. */
+  private async escalate(unit: Unit, entry: Entry, cause: Cause): Promise<void> {
+    const { parent } = entry
+    const parentLife = parent?.life
+    this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: parent ? 'escalate' : 'stop' })
+    unit.phase = 'ending'
+    const members = fallTogether(entry, entry.home.members)
+    await Promise.all(
+      members.map((member) => this.remove(member, member === entry ? cause : fellWith(entry, cause), false)),
+    )
+    unit.phase = 'up'
+    if (!parent || parent.removal || !parentLife || parent.life !== parentLife || parentLife.cause) return
+    this.options.publish({ type: 'escalated', actor: entry.path, parent: parent.path, cause })
+    const { maxRestarts, withinMs } = entry.policy
+    const message = `${entry.path} failed more than ${maxRestarts} times within ${withinMs} ms: ${cause.message}`
+    const details = { actor: entry.path, maxRestarts, withinMs }
+    const error = new ActorError('ESCALATED', `supervise: ${message}`, details, { cause: cause.error })
+    const escalated: Cause = { kind: 'escalated', message, error }
+    this.failed(parent, parentLife, escalated)
+  }
+
+  private watch(watcher: number, target: Address, on: boolean): void {
+    const entry = this.tree.get(target.id)
+    const observer = this.tree.get(watcher)
+    if (!observer) return
+    if (!on) {
+      entry?.watchers.delete(watcher)
+      observer.watching.delete(target.id)
+    } else if (entry) {
+      entry.watchers.add(watcher)
+      observer.watching.add(target.id)
+    } else {
+      const cause = this.causes.get(target.id) ?? { kind: 'stopped', message: 'it stopped earlier' }
+      this.options.send(observer.address.host, { kind: 'terminated', watcher, ref: target, cause, restarting: false })
+    }
+  }
+
+  private notify(entry: Entry, cause: Cause, restarting: boolean): void {
+    for (const watcher of entry.watchers) {
+      const observer = this.tree.get(watcher)
+      if (!observer) continue
+      this.options.send(observer.address.host, { kind: 'terminated', watcher, ref: entry.address, cause, restarting })
+      if (!restarting) observer.watching.delete(entry.id)
+    }
+  }
+
+  private open(host: number): void {
+    const ready = this.options.spawner.open(host)
+    ready.catch((error) => {
+      const cause: Cause = { kind: 'exit', message: asError(error).message, error: asError(error) }
+      if (!this.stopping) this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
+    })
+    this.hosts[host]!.ready = ready
+  }
+
+  private sleep(ms: number): Promise<void> {
+    if (this.stopping) return Promise.resolve()
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        cancel()
+        this.sleepers.delete(wake)
+        resolve()
+      }
+      const cancel = this.options.clock.after(ms, wake)
+      this.sleepers.add(wake)
+    })
+  }
+
+  private leastLoaded(): number {
+    if (this.hosts.length === 1) return 0
+    const loads = this.hosts.map(() => 0)
+    for (const entry of this.tree.all()) loads[entry.address.host]!++
+    loads[0] = Number.POSITIVE_INFINITY
+    return loads.indexOf(Math.min(...loads))
+  }
+}
+
+const placeOf = (host: number): Place => (host === 0 ? 'main' : host - 1)
+
+const fellWith = (failing: Entry, cause: Cause): Cause => ({
+  kind: 'sibling',
+  message: `it fell with ${failing.path} (${cause.kind}: ${cause.message})`,
+})

@@ -1,0 +1,100 @@
+// The rules of supervision, without effects: defaults and checks of spawn options, who falls with whom, how often a restart is
+// allowed and after what delay.
+import { maxCapacity } from './credits.js'
+import type { Place, SpawnOptions, Strategy } from './definition.js'
+import { ActorError } from './errors.js'
+
+/** Spawn options, checked and complete. */
+export interface Policy {
+  readonly name: string | null
+  readonly worker: Place | null
+  readonly capacity: number
+  readonly strategy: Strategy
+  readonly group: string | null
+  readonly maxRestarts: number
+  readonly withinMs: number
+  readonly backoff: { readonly initial: number; readonly factor: number; readonly max: number }
+  readonly graceMs: number
+}
+
+const strategies: readonly Strategy[] = ['one-for-one', 'one-for-group', 'one-for-all']
+
+/** Fills in the defaults. Throws `BAD_OPTION` naming the option. */
+export function policyOf(options: SpawnOptions, workers: number): Policy {
+  const { name, worker, mailbox, strategy = 'one-for-one', group, maxRestarts = 3, withinMs = 60_000 } = options
+  const { graceMs = 5000, backoff = {} } = options
+  const { initial = 10, factor = 2, max = 5000 } = backoff
+  const capacity = mailbox?.capacity ?? 1000
+  const check = (holds: boolean, option: string, expected: string, got: unknown): void => {
+    if (holds) return
+    throw new ActorError('BAD_OPTION', `spawn: ${option}, expected ${expected}, got ${String(got)}`, { option, got })
+  }
+  const whole = (value: number, low: number, high: number): boolean =>
+    Number.isInteger(value) && value >= low && value <= high
+  const atLeast = (value: number, low: number): boolean => typeof value === 'number' && value >= low
+  check(name === undefined || /^[^/]+$/.test(name), 'name', 'a name without "/"', name)
+  const place = worker === undefined || worker === 'main' || whole(worker, 0, workers - 1)
+  check(
+    place,
+    'worker',
+    workers > 0 ? `"main" or 0 to ${workers - 1}` : '"main", for the system has no workers',
+    worker,
+  )
+  check(whole(capacity, 1, maxCapacity), 'mailbox.capacity', `1 to ${maxCapacity}`, capacity)
+  check(strategies.includes(strategy), 'strategy', strategies.join(', '), strategy)
+  check(
+    strategy !== 'one-for-group' || group !== undefined,
+    'group',
+    'a name, for the strategy is one-for-group',
+    group,
+  )
+  check(whole(maxRestarts, 0, Number.MAX_SAFE_INTEGER), 'maxRestarts', 'a whole number from 0', maxRestarts)
+  check(atLeast(withinMs, 0), 'withinMs', 'milliseconds', withinMs)
+  check(atLeast(graceMs, 0), 'graceMs', 'milliseconds', graceMs)
+  check(
+    atLeast(initial, 0) && atLeast(factor, 1) && atLeast(max, initial),
+    'backoff',
+    '0 <= initial <= max, factor >= 1',
+    initial,
+  )
+  return {
+    name: name ?? null,
+    worker: worker ?? null,
+    capacity,
+    strategy,
+    group: group ?? null,
+    maxRestarts,
+    withinMs,
+    backoff: { initial, factor, max },
+    graceMs,
+  }
+}
+
+/** Counts the restarts of those that fall together. */
+export class RestartBudget {
+  private times: number[] = []
+
+  /** The delay in ms before the restart that a failure at `now` asks for; null: the budget is spent. */
+  spend(now: number, policy: Pick<Policy, 'maxRestarts' | 'withinMs' | 'backoff'>): number | null {
+    this.times = this.times.filter((time) => now - time < policy.withinMs)
+    if (this.times.length >= policy.maxRestarts) return null
+    const { initial, factor, max } = policy.backoff
+    const delay = Math.min(initial * factor ** this.times.length, max)
+    this.times.push(now)
+    return delay
+  }
+}
+
+/** The name of the set that falls with a failing actor: itself, its group or all siblings. */
+export function unitName(actor: { readonly id: number; readonly policy: Policy }): string {
+  const { strategy, group } = actor.policy
+  if (strategy === 'one-for-all') return 'all'
+  return strategy === 'one-for-group' ? `group ${group}` : `one ${actor.id}`
+}
+
+/** The members of that set, of `siblings` in the order in which they were spawned. */
+export function fallTogether<T extends { readonly policy: Policy }>(failing: T, siblings: readonly T[]): T[] {
+  const { strategy, group } = failing.policy
+  if (strategy === 'one-for-all') return [...siblings]
+  return strategy === 'one-for-group' ? siblings.filter((actor) => actor.policy.group === group) : [failing]
+}

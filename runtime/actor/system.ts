@@ -1,0 +1,93 @@
+// A running actor system as its owner sees it. Subclasses bring the threads; everything else is here and knows none.
+import { type Observable, Subject } from 'rxjs'
+import type { CreditTable } from './credits.js'
+import type { ActorDefinition, SpawnOptions, SpawnRest } from './definition.js'
+import type { Clock, Spawner, Transport } from './envelope.js'
+import type { SystemEvent, SystemView } from './events.js'
+import { Guardian } from './guardian.js'
+import { Host } from './host.js'
+import type { ActorRef, ProtocolShape } from './protocol.js'
+import { addressOf } from './ref.js'
+
+/** Options of a spawn from outside any actor. */
+export interface TopSpawnOptions extends SpawnOptions {
+  /** Makes it a child of that actor. */
+  readonly parent?: ActorRef
+}
+
+export interface SystemParts {
+  readonly name: string
+  readonly credits: CreditTable
+  readonly clock: Clock
+  readonly transport: Transport
+  readonly spawner: Spawner
+}
+
+/** Host 0 and the guardian, on the thread that started the system. */
+export class System {
+  readonly name: string
+  /** Everything that happens: see {@link SystemEvent}. Completes when the system has stopped. */
+  readonly events$: Observable<SystemEvent>
+  protected readonly host: Host
+  protected readonly guardian: Guardian
+  private readonly events = new Subject<SystemEvent>()
+  private readonly spawner: Spawner
+  private stopped: Promise<void> | null = null
+
+  protected constructor(parts: SystemParts) {
+    const { name: system, credits, clock, transport, spawner } = parts
+    this.name = system
+    this.spawner = spawner
+    this.events$ = this.events.asObservable()
+    this.host = new Host({ system, index: 0, credits, transport, clock })
+    this.guardian = new Guardian({
+      system,
+      credits,
+      clock,
+      spawner,
+      send: (host, envelope) => {
+        if (host !== 0) return transport.send(host, envelope)
+        this.host.receive(envelope)
+        return true
+      },
+      publish: (event) => this.events.next(event),
+    })
+    this.host.guardian = this.guardian
+  }
+
+  /**
+   * Starts an actor; resolves when its `init` is done.
+   * Rejects with `SPAWN_FAILED` (its `init` failed), `NOT_IMPORTABLE`, `NOT_SERIALISABLE`, `BAD_OPTION`, `DEAD_ACTOR` (the parent), `SYSTEM_STOPPED`.
+   */
+  async spawn<P extends ProtocolShape<P>, A>(
+    definition: ActorDefinition<P, A>,
+    ...[args, options]: SpawnRest<A, TopSpawnOptions>
+  ): Promise<ActorRef<P>> {
+    const { parent, ...rest } = options ?? {}
+    const above = parent ? addressOf(parent) : null
+    const ref = await this.host.spawn(above, definition as unknown as ActorDefinition, args, rest)
+    return ref as unknown as ActorRef<P>
+  }
+
+  /** The tree with each actor's worker, status, mailbox and restarts. */
+  async inspect(): Promise<SystemView> {
+    return this.guardian.inspect()
+  }
+
+  /** Ends all actors, last spawned first and children before parents, then all threads. Idempotent. */
+  stop(): Promise<void> {
+    this.stopped ??= this.end()
+    return this.stopped
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+
+  private async end(): Promise<void> {
+    await this.guardian.stop()
+    await this.spawner.close()
+    this.host.close()
+    this.events.complete()
+  }
+}

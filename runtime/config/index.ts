@@ -1,0 +1,8 @@
+// The DeepSpeed configuration: `loadConfig` reads it, `resolveConfig` checks it and fills it in.
+export * from './batch.js'
+export { ConfigError, type ConfigErrorCode, type ConfigProblem } from './error.js'
+export * from './load.js'
+export * from './nearest.js'
+export * from './resolve.js'
+export type { DeepSpeedConfig } from './schema.js'
+export type { ZeroConfig } from './zero.js'

@@ -1,0 +1,60 @@
+// What a training run tells while it runs. The same objects leave as RxJS events and, with `--json`, as lines on stdout; their field
+// names are part of the public interface.
+
+/** One optimizer step. */
+export interface StepEvent {
+  readonly type: 'step'
+  /** Counted from 1. */
+  readonly step: number
+  /** Mean over the global batch. */
+  readonly loss: number
+  /** Global L2 norm before clipping. */
+  readonly grad_norm: number
+  /** Of the first parameter group, as this step used it. */
+  readonly lr: number
+  /** Tokens of this step, over all ranks. */
+  readonly tokens: number
+  readonly tokens_per_second: number
+  /** Wall time of this step. */
+  readonly seconds: number
+}
+
+/** One pass over the evaluation data. */
+export interface EvalEvent {
+  readonly type: 'eval'
+  readonly step: number
+  /** Mean over the tokens counted. */
+  readonly loss: number
+  /** e to the loss. */
+  readonly perplexity: number
+  readonly tokens: number
+}
+
+/** A checkpoint that is whole and in place. */
+export interface CheckpointEvent {
+  readonly type: 'checkpoint'
+  readonly step: number
+  readonly path: string
+  readonly bytes: number
+  readonly seconds: number
+}
+
+/** Something that a person should know and that stops nothing. */
+export interface NoticeEvent {
+  readonly type: 'notice'
+  readonly message: string
+}
+
+/** A run that begins again from a checkpoint after a failure. */
+export interface RestartEvent {
+  readonly type: 'restart'
+  /** The step it resumes after; 0 from the start. */
+  readonly step: number
+  readonly attempt: number
+  readonly cause: string
+}
+
+export type TrainEvent = StepEvent | EvalEvent | CheckpointEvent | NoticeEvent | RestartEvent
+
+/** An event as one line of JSON, numbers in full precision. */
+export const eventLine = (event: TrainEvent): string => `${JSON.stringify(event)}\n`

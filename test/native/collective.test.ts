@@ -1,0 +1,194 @@
+// Collectives on real worker threads, on every device, against sums and copies written out here.
+import test from 'ava'
+import { createGroup } from '../../native/index.js'
+import { devices, noise, ProgramWriter, type RankOutcome, startRank } from './support.js'
+
+/** x0 + x1 + ..., rounded after each addition. */
+const sum = (sources: readonly Float32Array[]): Float32Array =>
+  sources.slice(1).reduce((total, x) => total.map((value, i) => value + x[i]!), sources[0]!)
+
+interface Case {
+  /** Tensor written before the run, and the numbers of each rank. */
+  readonly given: readonly { readonly tensor: number; readonly values: readonly Float32Array[] }[]
+  readonly result: number
+  readonly expected: (rank: number) => Float32Array
+}
+
+function cases(writer: ProgramWriter, slice: number): Case[] {
+  const { ranks } = writer
+  const all = Array.from({ length: ranks }, (_, rank) => rank)
+  const numbers = (count: number, seed: number): Float32Array[] => all.map((rank) => noise(count, seed + rank))
+  const part = (x: Float32Array, rank: number): Float32Array => x.subarray(rank * slice, (rank + 1) * slice)
+  const join = (parts: readonly Float32Array[]): Float32Array => Float32Array.from(parts.flatMap((x) => [...x]))
+  const tensor = (count: number): number => writer.tensor([count])
+  const length = slice * ranks
+  const x = numbers(length, 1)
+  const base = numbers(slice, 50)
+  const wholeBase = numbers(length, 70)
+  const shards = numbers(slice, 90)
+  const replaced = (whole: Float32Array, rank: number, by: Float32Array): Float32Array => {
+    const copy = whole.slice()
+    copy.set(by, rank * slice)
+    return copy
+  }
+  const reduced = (rank: number): Float32Array => sum(x.map((source) => part(source, rank)))
+
+  const list: Case[] = []
+  const given = (values: readonly Float32Array[]): Case['given'][number] => ({
+    tensor: tensor(values[0]!.length),
+    values,
+  })
+  const record = (
+    op: string,
+    inputs: number[],
+    output: number,
+    more: object,
+    sources: Case['given'],
+    expected: Case['expected'],
+  ): void => {
+    writer.add(op, inputs, [output], { ranks, ...more })
+    list.push({ given: sources, result: output, expected })
+  }
+  {
+    const a = given(x)
+    record('reduce_scatter', [a.tensor], tensor(slice), { whole: 0 }, [a], reduced)
+  }
+  {
+    const [a, b] = [given(x), given(base)]
+    const expected = (rank: number): Float32Array => sum([base[rank]!, ...x.map((source) => part(source, rank))])
+    record('reduce_scatter', [a.tensor, b.tensor], tensor(slice), { whole: 0 }, [a, b], expected)
+  }
+  {
+    const [a, b] = [given(x), given(base)]
+    const expected = (rank: number): Float32Array => sum([base[rank]!, ...x.map((source) => part(source, rank))])
+    record('reduce_scatter', [a.tensor, b.tensor], b.tensor, { whole: 0 }, [a, b], expected)
+  }
+  {
+    const a = given(x)
+    record('reduce_scatter', [a.tensor], a.tensor, { whole: 1 }, [a], (rank) => replaced(x[rank]!, rank, reduced(rank)))
+  }
+  {
+    const [a, b] = [given(x), given(wholeBase)]
+    const expected = (rank: number): Float32Array =>
+      replaced(wholeBase[rank]!, rank, sum([part(wholeBase[rank]!, rank), ...x.map((source) => part(source, rank))]))
+    record('reduce_scatter', [a.tensor, b.tensor], b.tensor, { whole: 1 }, [a, b], expected)
+  }
+  {
+    const a = given(shards)
+    record('all_gather', [a.tensor], tensor(length), { whole: 0 }, [a], () => join(shards))
+  }
+  {
+    const a = given(x)
+    record('all_gather', [a.tensor], a.tensor, { whole: 1 }, [a], () => join(x.map(part)))
+  }
+  {
+    const a = given(x)
+    record('all_reduce', [a.tensor], tensor(length), {}, [a], () => sum(x))
+  }
+  {
+    const a = given(x)
+    record('all_reduce', [a.tensor], a.tensor, {}, [a], () => sum(x))
+  }
+  {
+    const a = given(x)
+    const root = ranks - 1
+    record('broadcast', [a.tensor], tensor(length), { root }, [a], () => x[root]!)
+  }
+  {
+    const a = given(x)
+    record('all_to_all', [a.tensor], tensor(length), {}, [a], (rank) => join(x.map((source) => part(source, rank))))
+  }
+  return list
+}
+
+for (const device of devices) {
+  for (const ranks of [1, 2, 3, 4]) {
+    test(`${device}: collectives of ${ranks} ranks, in place too, are sums and copies in rank order`, async (t) => {
+      const writer = new ProgramWriter(ranks)
+      const list = [1, 7, 1000, ranks === 2 ? 70001 : 513].flatMap((slice) => cases(writer, slice))
+      writer.add('barrier', [], [], { ranks })
+      const program = writer.encode()
+      const group = createGroup({ device, ranks, arenas: writer.arenas })
+      const outcomes = await Promise.all(
+        Array.from({ length: ranks }, (_, rank) => {
+          const writes = list.flatMap(({ given }) =>
+            given.map(({ tensor, values }) => ({ ...writer.tensors[tensor]!, data: values[rank]! })),
+          )
+          const reads = list.map(({ result }) => writer.tensors[result]!)
+          const job = {
+            token: group.token,
+            rank,
+            threads: 1 + (rank % 2),
+            program,
+            writes,
+            reads,
+            options: {},
+            times: 1,
+          }
+          return startRank(job).outcome
+        }),
+      )
+      await group.close()
+      outcomes.forEach((outcome, rank) => {
+        if ('error' in outcome) return t.fail(outcome.error.message)
+        list.forEach(({ expected }, i) => {
+          const want = Buffer.from(expected(rank).slice().buffer)
+          const got = Buffer.from(outcome.values[i]!.slice().buffer)
+          t.true(want.equals(got), `case ${i} (${writer.instructions[i]!.op}) on rank ${rank}`)
+        })
+      })
+    })
+  }
+
+  test(`${device}: sums in float64 keep their bits`, async (t) => {
+    const writer = new ProgramWriter(2)
+    const [x, y] = [writer.tensor([3], 'f64'), writer.tensor([3], 'f64')]
+    const program = writer.add('all_reduce', [x], [y], { ranks: 2 }).encode()
+    const group = createGroup({ device, ranks: 2, arenas: writer.arenas })
+    const given = [Float64Array.of(1, 0.1, 1e300), Float64Array.of(2 ** -52, 0.2, 1e300)]
+    const outcomes = await Promise.all(
+      given.map((data, rank) => {
+        const writes = [{ ...writer.tensors[x]!, data }]
+        const reads = [writer.tensors[y]!]
+        return startRank({ token: group.token, rank, threads: 1, program, writes, reads, options: {}, times: 1 })
+          .outcome
+      }),
+    )
+    await group.close()
+    for (const outcome of outcomes) {
+      t.deepEqual('values' in outcome && [...outcome.values[0]!], [1 + 2 ** -52, 0.1 + 0.2, 2e300])
+    }
+  })
+
+  test(`${device}: ranks that disagree end with one error that says which rank does what`, async (t) => {
+    const writers = [40, 48].map((count) => {
+      const writer = new ProgramWriter(2)
+      const x = writer.tensor([64])
+      const part = { ...writer.tensors[x]!, shape: [count] }
+      return { writer, part: writer.tensors.push(part) - 1 }
+    })
+    const arenas = writers[0]!.writer.arenas
+    const group = createGroup({ device, ranks: 2, arenas })
+    const outcomes: RankOutcome[] = await Promise.all(
+      writers.map(({ writer, part }, rank) => {
+        const program = writer.add('all_reduce', [part], [part], { ranks: 2 }).encode()
+        return startRank({
+          token: group.token,
+          rank,
+          threads: 1,
+          program,
+          writes: [],
+          reads: [],
+          options: {},
+          times: 1,
+        }).outcome
+      }),
+    )
+    await group.close()
+    for (const outcome of outcomes) {
+      if (!('error' in outcome)) return t.fail('expected an error')
+      t.is(outcome.error.code, 'aborted')
+      t.regex(outcome.error.message, /rank 0: all_reduce of 40.*rank 1: all_reduce of 48/)
+    }
+  })
+}

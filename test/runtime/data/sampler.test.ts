@@ -1,0 +1,104 @@
+// The order of samples: each epoch a permutation, shared out so that the union over ranks is the batch however it is cut.
+import test from 'ava'
+import fc from 'fast-check'
+import { type BatchLayout, createSampler, microBatch } from '../../../runtime/data/sampler.js'
+
+const seeds = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER })
+const sorted = (list: readonly number[]): number[] => [...list].sort((a, b) => a - b)
+const upTo = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
+
+test('each epoch is a permutation of all samples', (t) => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 700 }),
+      seeds,
+      fc.integer({ min: 0, max: 2 ** 40 }),
+      (samples, seed, epoch) => {
+        const sampler = createSampler({ samples, seed, shuffle: true })
+        t.deepEqual(sorted(upTo(samples).map((i) => sampler.sampleAt(epoch * samples + i))), upTo(samples))
+      },
+    ),
+  )
+})
+
+test('the order depends on seed and epoch, and on nothing else', (t) => {
+  const order = (seed: number, epoch: number): string => {
+    const sampler = createSampler({ samples: 100, seed, shuffle: true })
+    return upTo(100)
+      .map((i) => sampler.sampleAt(epoch * 100 + i))
+      .join()
+  }
+  const orders = [0, 1, 2 ** 32, 2 ** 32 + 1].flatMap((seed) => [0, 1, 2].map((epoch) => order(seed, epoch)))
+  t.is(new Set(orders).size, orders.length)
+  t.is(order(7, 3), order(7, 3))
+  const sampler = createSampler({ samples: 100, seed: 7, shuffle: true })
+  sampler.sampleAt(5)
+  t.is(
+    upTo(100)
+      .reverse()
+      .map((i) => sampler.sampleAt(300 + i))
+      .reverse()
+      .join(),
+    order(7, 3),
+  )
+})
+
+test('the order of seed 42 does not change between versions: checkpoints store positions in it', (t) => {
+  const sampler = createSampler({ samples: 10, seed: 42, shuffle: true })
+  t.deepEqual(
+    upTo(20).map((i) => sampler.sampleAt(i)),
+    [],
+  )
+})
+
+test('every sample is as likely at every place (chi-square over 4,000 epochs of 8)', (t) => {
+  const counts = Array.from({ length: 8 }, () => new Float64Array(8))
+  const sampler = createSampler({ samples: 8, seed: 1, shuffle: true })
+  for (let position = 0; position < 8 * 4000; position++) counts[position % 8]![sampler.sampleAt(position)]!++
+  const statistic = counts.flatMap((row) => [...row]).reduce((sum, count) => sum + (count - 500) ** 2 / 500, 0)
+  // 49 degrees of freedom: 0.9999 of such statistics lie below 95.
+  t.true(statistic < 95, `chi-square ${statistic}`)
+})
+
+test('unshuffled is the identity, across epoch ends', (t) => {
+  const sampler = createSampler({ samples: 5, seed: 9, shuffle: false })
+  t.deepEqual(
+    upTo(12).map((i) => sampler.sampleAt(i)),
+    [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1],
+  )
+})
+
+test('the micro-batches of all ranks are the batch, in order, however it is cut', (t) => {
+  const sizes = fc.integer({ min: 1, max: 4 })
+  fc.assert(
+    fc.property(
+      sizes,
+      sizes,
+      sizes,
+      fc.integer({ min: 1, max: 50 }),
+      fc.nat(30),
+      seeds,
+      (world, micro, accumulation, samples, step, seed) => {
+        const layout: BatchLayout = { train: world * micro * accumulation, micro, accumulation, world }
+        const sampler = createSampler({ samples, seed, shuffle: true })
+        const batch = upTo(accumulation).flatMap((m) =>
+          upTo(world).flatMap((rank) => microBatch(sampler, layout, step, m, rank)),
+        )
+        t.deepEqual(
+          batch,
+          upTo(layout.train).map((i) => sampler.sampleAt(step * layout.train + i)),
+        )
+      },
+    ),
+  )
+})
+
+test('over whole epochs every sample comes equally often: nothing is dropped at their ends', (t) => {
+  const layout: BatchLayout = { train: 6, micro: 3, accumulation: 1, world: 2 }
+  const sampler = createSampler({ samples: 10, seed: 3, shuffle: true })
+  const seen = upTo(10).flatMap((step) => [0, 1].flatMap((rank) => microBatch(sampler, layout, step, 0, rank)))
+  t.deepEqual(
+    sorted(seen),
+    upTo(10).flatMap((sample) => Array(6).fill(sample)),
+  )
+})

@@ -1,0 +1,247 @@
+// How far a float32 kernel may lie from the float64 reference, per op and element, and which ops promise the same bits.
+// A sum of n terms in any order is off by at most about 2 sqrt(n) u times the sum of the terms' magnitudes (Higham and Mary,
+// "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 2019); every other rounding adds u.
+import { activationKinds } from '../../kernels/ops/activation.js'
+import { elements, int, lastDim, rowsOf } from '../../kernels/ops/definition.js'
+import type { ReferenceTensor } from '../../kernels/reference/index.js'
+import type { OpCase } from './op-cases.js'
+import { type Operand, runReference } from './tensors.js'
+
+/** Largest error of each element of an output. */
+export type Bounds = (element: number) => number
+
+/** One call: its case, its inputs and what the reference made of them. */
+interface Compared {
+  readonly c: OpCase
+  readonly inputs: readonly Operand[]
+  readonly outputs: readonly ReferenceTensor[]
+}
+
+/** `bits`: every element is the same number. Else the bounds of each output. */
+export type Tolerance = 'bits' | ((compared: Compared) => readonly Bounds[])
+
+/** The unit roundoff of float32. */
+const u = 2 ** -24
+/** Relative error of a sum of `terms` products against the sum of their magnitudes. */
+const summed = (terms: number): number => (8 + 2 * Math.sqrt(terms)) * u
+
+const absolute = (tensor: Operand): Operand =>
+  tensor && tensor.dtype !== 'i32' ? { ...tensor, data: (tensor.data as Float32Array).map((x) => Math.abs(x)) } : tensor
+const at = (tensor: Operand | undefined, i: number): number => Math.abs(tensor?.data[i] ?? 0)
+const largest = (tensor: Operand | undefined): number =>
+  tensor ? (tensor.data as Float32Array).reduce((max, x) => Math.max(max, Math.abs(x)), 0) : 0
+const rowSum = (width: number, row: number, f: (i: number) => number): number => {
+  let sum = 0
+  for (let i = row * width; i < (row + 1) * width; i++) sum += f(i)
+  return sum
+}
+const perRow = <T>(rows: number, f: (row: number) => T): T[] => Array.from({ length: rows }, (_, row) => f(row))
+
+/** The sum of the terms' magnitudes: what the op makes of its operands without signs. */
+const magnitudes = ({ c, inputs }: Compared, op = c.op, count = inputs.length): ReferenceTensor =>
+  runReference(op, inputs.slice(0, count).map(absolute), c.attributes)[0]!
+
+/** A matrix product (or sum) of `terms` terms per element. */
+const product =
+  (terms: (inputs: readonly Operand[]) => number): Tolerance =>
+  (compared) => {
+    const size = magnitudes(compared)
+    return [(i) => summed(terms(compared.inputs)) * at(size, i)]
+  }
+
+/** No activation is steeper than this. */
+const steepest = 1.2
+
+const layerNorm: Tolerance = ({ inputs: [x, weight, bias], outputs: [, mean, rstd] }) => {
+  const width = lastDim(x!.shape)
+  const error = summed(width)
+  /** Magnitude of x - mean before it cancels, in standard deviations. */
+  const spread = perRow(rowsOf(x!.shape), (r) => {
+    const top = Math.max(...(x!.data as Float32Array).subarray(r * width, (r + 1) * width).map(Math.abs))
+    return (top + at(mean, r)) * at(rstd, r)
+  })
+  return [
+    (i) => error * (spread[Math.floor(i / width)]! * (weight ? at(weight, i % width) : 1) + at(bias, i % width)),
+    (r) => error * (spread[r]! / at(rstd, r)),
+    (r) => error * at(rstd, r) * (1 + spread[r]!),
+  ]
+}
+
+const layerNormBackward: Tolerance = ({ inputs }) => {
+  const [dy, x, weight, mean, rstd, residual] = inputs
+  const [rows, width] = [rowsOf(x!.shape), lastDim(x!.shape)]
+  const row = (i: number) => Math.floor(i / width)
+  const g = (i: number) => at(dy, i) * (weight ? at(weight, i % width) : 1)
+  /** |x - mean| rstd before it cancels. */
+  const h = (i: number) => (at(x, i) + at(mean, row(i))) * at(rstd, row(i))
+  const meanG = perRow(rows, (r) => rowSum(width, r, g) / width)
+  const meanGH = perRow(rows, (r) => rowSum(width, r, (i) => g(i) * h(i)) / width)
+  const column = (f: (i: number) => number) => (c: number) =>
+    perRow(rows, (r) => f(r * width + c)).reduce((a, b) => a + b, 0)
+  return [
+    (i) => summed(width) * (at(rstd, row(i)) * (g(i) + meanG[row(i)]! + h(i) * meanGH[row(i)]!) + at(residual, i)),
+    (c) => summed(rows) * column((i) => at(dy, i) * h(i))(c),
+    (c) => summed(rows) * column((i) => at(dy, i))(c),
+  ]
+}
+
+/** Error of a probability's exponent: scores are sums of D products of magnitude at most |q| |k| (Cauchy and Schwarz). */
+function scoreError({ attributes }: OpCase, qkv: ReferenceTensor): number {
+  const hidden = lastDim(qkv.shape) / 3
+  const size = hidden / int(attributes, 'heads')
+  const norm = (part: number): number => {
+    const squares = new Map<number, number>()
+    qkv.data.forEach((x, i) => {
+      const vector = Math.floor(i / size)
+      if (Math.floor((i % (3 * hidden)) / hidden) === part) squares.set(vector, (squares.get(vector) ?? 0) + x * x)
+    })
+    return Math.sqrt(Math.max(...squares.values()))
+  }
+  return summed(size) * (1 + (attributes.scale as number) * norm(0) * norm(1))
+}
+
+const attention: Tolerance = ({ c, inputs: [qkv], outputs: [o, lse] }) => {
+  const sequence = qkv!.shape[1]!
+  const error = scoreError(c, qkv!) + summed(sequence)
+  return [() => error * Math.max(largest(o), largest(qkv)), (i) => error + 2 * u * at(lse, i)]
+}
+
+/** Relative to the largest gradient: terms of all sizes cancel. */
+const attentionBackward: Tolerance = ({ c, inputs: [dO, qkv], outputs: [dqkv] }) => {
+  const error = scoreError(c, qkv!) + summed(qkv!.shape[1]!)
+  return [() => error * Math.max(largest(dqkv), largest(dO))]
+}
+
+const softmax: Tolerance = ({ inputs: [x], outputs: [y] }) => {
+  const error = summed(lastDim(x!.shape))
+  return [(i) => at(y, i) * (error - (at(y, i) > 0 ? 4 * u * Math.log(at(y, i)) : 0)) + 2 ** -149]
+}
+
+const softmaxBackward: Tolerance = ({ inputs: [dy, y] }) => {
+  const width = lastDim(y!.shape)
+  const dots = perRow(rowsOf(y!.shape), (r) => rowSum(width, r, (i) => at(dy, i) * at(y, i)))
+  return [(i) => summed(width) * at(y, i) * (at(dy, i) + dots[Math.floor(i / width)]!)]
+}
+
+const crossEntropy: Tolerance = ({ c, inputs: [logits], outputs: [loss, lse] }) => {
+  const classes = lastDim(logits!.shape)
+  const row = (r: number) => summed(classes) + 2 * u * at(lse, r)
+  const rows = perRow(lse!.data.length, row).reduce((a, b) => a + b, 0)
+  return [() => u * at(loss, 0) + (c.attributes.scale as number) * rows, row]
+}
+
+/** |factor| (p + onehot) times the error of the exponent, per logit. */
+function logitGradientBounds(
+  factor: number,
+  logits: ReferenceTensor,
+  lse: ReferenceTensor,
+  targets: ReferenceTensor,
+  logitError: Bounds,
+): Bounds {
+  const classes = lastDim(logits.shape)
+  return (i) => {
+    const row = Math.floor(i / classes)
+    const target = targets.data[row]!
+    if (target < 0) return 0
+    const probability = Math.exp(logits.data[i]! - lse.data[row]!)
+    const exponent = 8 * u + logitError(i) + 2 * u * (at(logits, i) + at(lse, row))
+    return Math.abs(factor) * (probability + (target === i % classes ? 1 : 0)) * exponent
+  }
+}
+
+const crossEntropyBackward: Tolerance = ({ c, inputs: [logits, targets, lse, dloss] }) => [
+  logitGradientBounds((c.attributes.scale as number) * at(dloss, 0), logits!, lse!, targets!, () => 0),
+]
+
+/** Logits are sums of K products; their errors pass through the softmax into the loss and, by two more products, the gradients. */
+const linearCrossEntropy: Tolerance = ({ c, inputs, outputs }) => {
+  const [x, weight, targets, dloss] = inputs
+  const { attributes } = c
+  const scale = attributes.scale as number
+  const logits = runReference('linear', [x!, weight!, null, null], attributes)[0]!
+  const lse = runReference('cross_entropy', [logits, targets!], { scale })[1]!
+  const [terms, classes] = [lastDim(x!.shape), lastDim(logits.shape)]
+  const sizes = runReference('linear', [absolute(x!), absolute(weight!), null, null], attributes)[0]!
+  const logitErrors = perRow(rowsOf(x!.shape), (r) => {
+    const top = (sizes.data as Float32Array)
+      .subarray(r * classes, (r + 1) * classes)
+      .reduce((a, b) => Math.max(a, b), 0)
+    return 2 * summed(terms) * top
+  })
+  const rows = logitErrors.reduce((sum, error, r) => sum + error + summed(classes) + 2 * u * at(lse, r), 0)
+  const loss: Bounds = () => u * at(outputs[0], 0) + scale * rows
+  if (!dloss) return [loss]
+  const bounds = logitGradientBounds(
+    scale * at(dloss, 0),
+    logits,
+    lse,
+    targets!,
+    (i) => logitErrors[Math.floor(i / classes)]!,
+  )
+  const size = elements(logits.shape)
+  const errors = { ...logits, data: Float64Array.from({ length: size }, (_, i) => bounds(i)) }
+  const [dlogits] = runReference('cross_entropy_backward', [logits, targets!, lse, dloss], { scale })
+  const pass = (d: Operand): ReferenceTensor[] => [
+    ...runReference('linear_input_gradient', [absolute(d), absolute(weight!)], attributes),
+    ...runReference('linear_weight_gradient', [absolute(x!), absolute(d)], attributes),
+  ]
+  const [dxError, dwError] = pass(errors)
+  const [dxSize, dwSize] = pass(dlogits!)
+  return [
+    loss,
+    (i) => at(dxError, i) + summed(classes) * at(dxSize, i),
+    (i) => at(dwError, i) + summed(rowsOf(x!.shape)) * at(dwSize, i),
+  ]
+}
+
+/** Every op that a backend computes. */
+export const tolerances: Readonly<Record<string, Tolerance>> = {
+  add: 'bits',
+  multiply: 'bits',
+  scale: ({ outputs: [y] }) => [(i) => 2 * u * at(y, i)],
+  cast: 'bits',
+  copy: 'bits',
+  sum_leading: product(([x]) => x!.data.length),
+  activation: ({ c, inputs: [x], outputs: [y] }) => {
+    const cancels = activationKinds[int(c.attributes, 'kind')]!.startsWith('gelu')
+    return [(i) => 8 * u * (cancels ? at(x, i) : at(y, i))]
+  },
+  activation_backward: ({ inputs: [dy, x] }) => [(i) => 8 * u * at(dy, i) * (1 + at(x, i) ** 3)],
+  linear: product(([x]) => lastDim(x!.shape)),
+  linear_input_gradient: product(([dy]) => lastDim(dy!.shape)),
+  linear_weight_gradient: product(([x]) => rowsOf(x!.shape)),
+  linear_activation: (compared) => {
+    const size = magnitudes({ ...compared, inputs: [...compared.inputs, null] }, 'linear')
+    const error = summed(lastDim(compared.inputs[0]!.shape))
+    return [(i) => error * at(size, i), (i) => (steepest * error + 8 * u) * at(size, i)]
+  },
+  linear_input_gradient_activation: (compared) => {
+    const [dy, , pre] = compared.inputs
+    const size = magnitudes(compared, 'linear_input_gradient', 2)
+    const error = summed(lastDim(dy!.shape))
+    return [(i) => (steepest * error + 8 * u * (1 + at(pre, i) ** 3)) * at(size, i)]
+  },
+  layer_norm: layerNorm,
+  layer_norm_backward: layerNormBackward,
+  attention,
+  attention_backward: attentionBackward,
+  softmax,
+  softmax_backward: softmaxBackward,
+  cross_entropy: crossEntropy,
+  cross_entropy_backward: crossEntropyBackward,
+  linear_cross_entropy: linearCrossEntropy,
+  linear_cross_entropy_gradients: linearCrossEntropy,
+  dropout: 'bits',
+  embedding: 'bits',
+  embedding_backward: 'bits',
+  arange: 'bits',
+  fill: 'bits',
+  bucket: 'bits',
+  initialize_constant: 'bits',
+  /** The logarithm, sine and cosine of two libraries differ in their last float64 bit. */
+  initialize_normal: ({ c, outputs: [unit] }) => [(i) => 2 * u * (at(unit, i) + Math.abs(c.attributes.mean as number))],
+  adam: 'bits',
+  sgd: 'bits',
+  norm_chunks: 'bits',
+  clip_control: 'bits',
+}

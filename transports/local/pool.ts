@@ -1,0 +1,157 @@
+// Threads for hosts: one piscina pool whose every worker runs one host. A host that ends is told to the system with its cause, and
+// its place is filled again when the system asks. Every two hosts have a message channel of their own.
+import { fileURLToPath } from 'node:url'
+import { MessageChannel, type MessagePort, type ResourceLimits } from 'node:worker_threads'
+import { Piscina } from 'piscina'
+import type { CreditTable } from '../../runtime/actor/credits.js'
+import type { Spawner } from '../../runtime/actor/envelope.js'
+import { ActorError, asError, type Cause } from '../../runtime/actor/errors.js'
+import type { Links, PoolWord, ThreadWord } from './links.js'
+import type { ThreadTask } from './thread.js'
+
+const closeMs = 2000
+
+export interface PoolOptions {
+  readonly system: string
+  readonly workers: number
+  readonly credits: CreditTable
+  readonly resourceLimits?: ResourceLimits
+  readonly links: Links<ThreadWord>
+  /** A host that was running has ended. */
+  onDown(host: number, cause: Cause): void
+}
+
+interface Thread {
+  readonly abort: AbortController
+  /** Resolves when the task has ended, however. */
+  readonly ended: Promise<void>
+  running: boolean
+  /** Hosts that have not yet taken their port to this one. */
+  readonly unconnected: Set<number>
+  progress(): void
+}
+
+export class Pool implements Spawner {
+  readonly workers: number
+  private readonly piscina: Piscina | null
+  private readonly threads = new Map<number, Thread>()
+  private closing = false
+
+  constructor(private readonly options: PoolOptions) {
+    const { workers, resourceLimits } = options
+    this.workers = workers
+    this.piscina =
+      workers === 0
+        ? null
+        : new Piscina({
+            filename: fileURLToPath(new URL('./thread.js', import.meta.url)),
+            name: 'runThread',
+            minThreads: workers,
+            maxThreads: workers,
+            concurrentTasksPerWorker: 1,
+            ...(resourceLimits && { resourceLimits }),
+          })
+    // A worker that fails between tasks; the pool replaces it by itself.
+    this.piscina?.on('error', () => {})
+  }
+
+  open(host: number): Promise<void> {
+    if (this.closing)
+      return Promise.reject(new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`))
+    const others = [...this.threads.keys()]
+    const ports: [number, MessagePort][] = []
+    for (const other of others) {
+      const { port1, port2 } = new MessageChannel()
+      ports.push([other, port1])
+      this.tell(other, { kind: 'connect', host, port: port2 }, [port2])
+    }
+    const { port1, port2 } = new MessageChannel()
+    this.options.links.connect(host, port1)
+    ports.push([0, port2])
+    return new Promise((resolve, reject) => {
+      const abort = new AbortController()
+      const thread: Thread = {
+        abort,
+        running: false,
+        unconnected: new Set(others),
+        ended: this.run(host, ports, abort.signal).then((error) => this.ended(host, thread, error, reject)),
+        progress: () => {
+          if (thread.running && thread.unconnected.size === 0) resolve()
+        },
+      }
+      this.threads.set(host, thread)
+    })
+  }
+
+  /** Hears a worker's word. */
+  hear(word: ThreadWord, from: number): void {
+    if (word.kind === 'running') {
+      const thread = this.threads.get(from)
+      if (thread) thread.running = true
+      thread?.progress()
+    } else this.connected(word.host, from)
+  }
+
+  kill(host: number): void {
+    this.threads.get(host)?.abort.abort()
+  }
+
+  async close(): Promise<void> {
+    this.closing = true
+    for (const host of this.threads.keys()) this.tell(host, { kind: 'close' })
+    const ended = Promise.all([...this.threads.values()].map((thread) => thread.ended))
+    let timer: NodeJS.Timeout | undefined
+    const patience = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, closeMs)
+    })
+    await Promise.race([ended, patience])
+    clearTimeout(timer)
+    await this.piscina?.destroy()
+    await ended
+    this.options.links.close()
+  }
+
+  private tell(host: number, word: PoolWord, ports: readonly MessagePort[] = []): void {
+    this.options.links.say(host, word, ports)
+  }
+
+  /** Runs the task; resolves with why it ended, or null where it was closed. */
+  private async run(host: number, ports: ThreadTask['ports'], signal: AbortSignal): Promise<Error | null> {
+    const { system, credits } = this.options
+    const task: ThreadTask = { system, host, credits: credits.buffer, ports }
+    try {
+      await this.piscina!.run(task, { transferList: ports.map(([, port]) => port), signal })
+      return null
+    } catch (error) {
+      return asError(error)
+    }
+  }
+
+  private ended(host: number, thread: Thread, error: Error | null, reject: (error: Error) => void): void {
+    if (this.threads.get(host) === thread) this.threads.delete(host)
+    this.options.links.disconnect(host)
+    for (const other of this.threads.keys()) {
+      this.tell(other, { kind: 'disconnect', host })
+      this.connected(other, host)
+    }
+    const cause = causeOf(host - 1, error)
+    if (thread.running && !this.closing) this.options.onDown(host, cause)
+    reject(new ActorError('WORKER_EXIT', `start: ${cause.message}`, { worker: host - 1 }, { cause: error }))
+  }
+
+  /** `other` has its port to `host`, or is gone and needs none. */
+  private connected(host: number, other: number): void {
+    const thread = this.threads.get(host)
+    thread?.unconnected.delete(other)
+    thread?.progress()
+  }
+}
+
+function causeOf(worker: number, error: Error | null): Cause {
+  const code = (error as NodeJS.ErrnoException | null)?.code
+  if (code === 'ERR_WORKER_OUT_OF_MEMORY') {
+    return { kind: 'out-of-memory', message: `worker ${worker} ran out of memory`, error: error! }
+  }
+  const why = error?.name === 'AbortError' ? 'it was ended' : (error?.message ?? 'its host ended')
+  return { kind: 'exit', message: `worker ${worker} ended: ${why}`, ...(error && { error }) }
+}

@@ -1,0 +1,52 @@
+// The never-ending task of one worker: a host of the system, which lives until the pool says `close`. Its ports keep the thread's
+// event loop turning, so orders are heard while handlers await.
+import type { MessagePort } from 'node:worker_threads'
+import { CreditTable } from '../../runtime/actor/credits.js'
+import { systemClock } from '../../runtime/actor/envelope.js'
+import { Host } from '../../runtime/actor/host.js'
+import { Links, type PoolWord } from './links.js'
+
+/** What the pool gives a worker. */
+export interface ThreadTask {
+  readonly system: string
+  readonly host: number
+  readonly credits: SharedArrayBuffer
+  /** By index of the host at the other end; 0 is the pool's thread. */
+  readonly ports: readonly (readonly [number, MessagePort])[]
+}
+
+let hosting: string | null = null
+
+/** The system whose actors this thread runs, if it is a worker of one. */
+export const hostedSystem = (): string | null => hosting
+
+/** Runs the host; resolves when it is told to close. */
+export function runThread(task: ThreadTask): Promise<void> {
+  hosting = task.system
+  return new Promise((resolve) => {
+    const links: Links<PoolWord> = new Links({
+      refHost: () => host,
+      receive: (envelope) => host.receive(envelope),
+      hear: (word) => {
+        if (word.kind === 'connect') {
+          links.connect(word.host, word.port)
+          links.say(0, { kind: 'connected', host: word.host })
+        } else if (word.kind === 'disconnect') links.disconnect(word.host)
+        else {
+          host.close()
+          links.close()
+          resolve()
+        }
+      },
+    })
+    const host: Host = new Host({
+      system: task.system,
+      index: task.host,
+      credits: new CreditTable(task.credits),
+      transport: links,
+      clock: systemClock,
+    })
+    for (const [other, port] of task.ports) links.connect(other, port)
+    links.say(0, { kind: 'running' })
+  })
+}
