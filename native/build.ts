@@ -33,7 +33,7 @@ const changed = (path: string): number => statSync(path, { throwIfNoEntry: false
 const works = (command: string, ...args: string[]): boolean => spawnSync(command, args).status === 0
 
 function missingTools(): string[] {
-  const compiler = process.env['CXX'] ?? 'c++'
+  const compiler = process.env.CXX ?? 'c++'
   return [
     ...(works('cmake', '--version') ? [] : ['cmake']),
     ...(works('make', '--version') ? [] : ['make']),

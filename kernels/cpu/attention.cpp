@@ -296,6 +296,7 @@ void attention_backward(const Call& call) {
       const float* const out = o + (b * T + t) * hidden + h * size;
       vf total{};
       for (int64_t d = 0; d < size; d += VL) {
+        __builtin_prefetch(out + 16 * hidden + d);
         total = mul_add(load(d_rows + t * stride + d), load_part(out + d, lanes_left(size - d)), total);
       }
       deltas[t] = sum(total);

@@ -89,29 +89,24 @@ DT_INLINE vf fma(vf a, vf b, vf c) {
   return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
   return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
+#elif defined(__SSE2__)
   // The product is exact in float64. Rounding the sum to odd there keeps the second rounding, to float32, from going wrong
   // (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
-  typedef float vf_half __attribute__((vector_size(2 * VL)));
   typedef int64_t vd_bits __attribute__((vector_size(4 * VL)));
-  vf_half parts[2];
-  for (int i = 0; i < 2; ++i) {
-    vf_half x[3];
-    std::memcpy(&x[0], reinterpret_cast<const char*>(&a) + i * sizeof *x, sizeof *x);
-    std::memcpy(&x[1], reinterpret_cast<const char*>(&b) + i * sizeof *x, sizeof *x);
-    std::memcpy(&x[2], reinterpret_cast<const char*>(&c) + i * sizeof *x, sizeof *x);
-    const vd product = __builtin_convertvector(x[0], vd) * __builtin_convertvector(x[1], vd);
-    const vd addend = __builtin_convertvector(x[2], vd);
+  const auto half = [](__m128 a, __m128 b, __m128 c) {
+    const vd product = (vd)_mm_cvtps_pd(a) * (vd)_mm_cvtps_pd(b), addend = (vd)_mm_cvtps_pd(c);
     const vd total = product + addend;
     const vd part = total - product;
     const vd error = (product - (total - part)) + (addend - part);
     const vd_bits inexact = ((error > 0) | (error < 0)) & (((vd_bits)total & 1) - 1);
     const vd_bits outward = (error > 0) ^ (total < 0);
-    parts[i] = __builtin_convertvector((vd)((vd_bits)total + (inexact & ((outward & 2) - 1))), vf_half);
-  }
-  vf result;
-  std::memcpy(&result, parts, sizeof result);
-  return result;
+    return _mm_cvtpd_ps((__m128d)((vd_bits)total + (inexact & ((outward & 2) - 1))));
+  };
+  const __m128 x = (__m128)a, y = (__m128)b, z = (__m128)c;
+  return (vf)_mm_movelh_ps(half(x, y, z), half(_mm_movehl_ps(x, x), _mm_movehl_ps(y, y), _mm_movehl_ps(z, z)));
+#else
+  for (int i = 0; i < VL; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return a;
 #endif
 }
 /// Where either is NaN: b.

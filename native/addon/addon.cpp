@@ -104,6 +104,19 @@ void settle(napi_env env, uint64_t id, napi_value value) {
   if (worker.pending.empty()) keep_alive(worker.port, env, false);
 }
 
+/// From a native thread: settles promise `id` on the worker of `port` with what `make` gives there.
+template <class F>
+void settle_later(int port, uint64_t id, F make) {
+  post(port, [id, make = std::move(make)](napi_env env) {
+    try {
+      Napi::HandleScope scope(env);
+      settle(env, id, make(Napi::Env(env)));
+    } catch (const Napi::Error&) {
+      // The worker is being terminated and makes no more objects; nobody waits for the promise.
+    }
+  });
+}
+
 Napi::Value report_object(Napi::Env env, const RunReport& report) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("status", static_cast<int>(report.status));
@@ -283,10 +296,7 @@ Value run(const CallbackInfo& info) {
     if (open.executor->ended()) throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
     const auto [id, value] = promise(info.Env());
     request.done = [port = worker_of(info.Env()).port, id = id](RunReport report) {
-      post(port, [id, report = std::move(report)](napi_env env) {
-        Napi::HandleScope scope(env);
-        settle(env, id, report_object(env, report));
-      });
+      settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); });
     };
     open.executor->enqueue(std::move(request));
     return value;
@@ -300,14 +310,13 @@ Value close_rank(const CallbackInfo& info) {
     const int handle = info[0].As<Napi::Number>().Int32Value();
     const auto [id, value] = promise(info.Env());
     open.executor->finish([port = worker_of(info.Env()).port, id = id, handle] {
-      post(port, [id, handle](napi_env env) {
-        Napi::HandleScope scope(env);
+      settle_later(port, id, [handle](Napi::Env env) {
         std::map<int, OpenRank>& ranks = worker_of(env).ranks;
         if (const auto found = ranks.find(handle); found != ranks.end()) {
           found->second.executor->join();
           ranks.erase(found);
         }
-        settle(env, id, Napi::Env(env).Undefined());
+        return env.Undefined();
       });
     });
     return value;

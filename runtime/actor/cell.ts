@@ -3,7 +3,7 @@
 import type { CreditTable } from './credits.js'
 import type { ActorContext, ActorDefinition, ErasedBehaviour, SpawnOptions, Terminated } from './definition.js'
 import type { Address, Letter, LifeSpec, Report } from './envelope.js'
-import { ActorError, type Cause, deadActor, exceptionCause } from './errors.js'
+import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import { type Frame, frames } from './frame.js'
 import type { ActorRef } from './protocol.js'
 import { Queue } from './queue.js'
@@ -194,17 +194,14 @@ export class Cell {
     if (this.over) return
     this.busy = false
     this.current = null
-    const cause = exceptionCause(thrown)
-    if (letter?.ask) {
-      const { path } = this.address
-      const type = String(letter.message.type)
-      const message = `ask: ${path} failed at "${type}": ${cause.message}`
-      this.host.refuse(
-        letter.ask,
-        new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause: cause.error }),
-      )
-    }
+    // The mailbox closes and the guardian knows before the asker does, so that `ready()` then waits for the next life.
     this.fail(thrown)
+    if (!letter?.ask) return
+    const { path } = this.address
+    const type = String(letter.message.type)
+    const cause = asError(thrown)
+    const message = `ask: ${path} failed at "${type}": ${cause.message}`
+    this.host.refuse(letter.ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
   }
 
   private fail(thrown: unknown): void {

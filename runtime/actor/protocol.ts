@@ -39,7 +39,7 @@ export interface StopOptions {
  * The address of an actor, valid on every thread and inside messages, across restarts.
  * `P` is its {@link Protocol}; without it a ref can be watched, stopped and compared, but not told anything.
  */
-export interface ActorRef<in P extends ProtocolShape<P> = Protocol> {
+export interface ActorRef<out P extends ProtocolShape<P> = Protocol> {
   /** Unique in its system; equal for every copy of the ref. */
   readonly id: number
   /** Names from the top, joined by `/`. */

@@ -17,7 +17,7 @@ export function parseJson(text: string, name: string): Json {
 
 const numberPattern = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y
 const wordPattern = /[A-Za-z_][\w.]*|[^\s\w]|\S+/y
-const blankPattern = /(?:\s+|\/\/[^\n]*|#[^\n]*|\/\*[\s\S]*?\*\/)*/y
+const blankPattern = /(?:[ \t\r\n]+|\/\/[^\n]*|#[^\n]*|\/\*[\s\S]*?\*\/)*/y
 const stringPattern = /"(?:[^"\\\n\r]|\\.)*"/y
 
 class JsonReader {

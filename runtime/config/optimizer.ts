@@ -1,19 +1,13 @@
-// `optimizer` and `scheduler` of the configuration: the parameters of each type, checked and put into the words of runtime/optim.
+// `optimizer` of the configuration: the parameters of each type, checked and put into the words of runtime/optim. "Adam" means AdamW
+// unless `adam_w_mode` is false, and clipping has one place only, `gradient_clipping`.
 import * as z from 'zod'
 import { defaultOptimizer, type OptimizerSpec } from '../optim/optimizer.js'
-import type { PerGroup, ScheduleSpec } from '../optim/schedule.js'
 import { type ConfigProblem, show, unknownName } from './error.js'
-import { flag, integer, list, number, results, section, text, tunes } from './fields.js'
-import { inspect } from './inspect.js'
+import { flag, number, results, section, tunes } from './fields.js'
+import { type Inspection, inspect } from './inspect.js'
 
-/** A parsed part with what is to be said about it. */
-export interface Part<T> {
-  readonly value?: T
-  readonly problems: readonly ConfigProblem[]
-  readonly notices: readonly string[]
-}
-
-interface Typed {
+/** `optimizer` or `scheduler` as it was given. */
+export interface Typed {
   readonly type?: string | null | undefined
   readonly params?: Record<string, unknown> | null | undefined
 }
@@ -54,7 +48,7 @@ const laterOptimizers = [
 ]
 
 /** The optimizer that a configuration names, or AdamW at learning rate 1e-3. "Adam" decouples weight decay unless `adam_w_mode` is false. */
-export function resolveOptimizer(given: Typed | null | undefined): Part<OptimizerSpec> {
+export function resolveOptimizer(given: Typed | null | undefined): Inspection<OptimizerSpec> {
   if (!given) return { value: defaultOptimizer, problems: [], notices: [] }
   const { type } = given
   const params = { ...given.params }
@@ -72,7 +66,7 @@ export function resolveOptimizer(given: Typed | null | undefined): Part<Optimize
   return problems.length === 0 ? part : { problems: [...problems, ...part.problems], notices: part.notices }
 }
 
-function optimizerPart(type: string | null | undefined, params: Record<string, unknown>): Part<OptimizerSpec> {
+function optimizerPart(type: string | null | undefined, params: Record<string, unknown>): Inspection<OptimizerSpec> {
   const known = ['Adam', 'AdamW', 'SGD']
   const name = type?.toLowerCase()
   if (name === 'adam' || name === 'adamw') {
@@ -124,7 +118,13 @@ function optimizerPart(type: string | null | undefined, params: Record<string, u
   return { problems: [problem], notices: [] }
 }
 
-function typeName(key: string, what: string, type: string | null | undefined, known: readonly string[]): ConfigProblem {
+/** The problem of a `type` that is not there or not known. */
+export function typeName(
+  key: string,
+  what: string,
+  type: string | null | undefined,
+  known: readonly string[],
+): ConfigProblem {
   if (type) return unknownName(key, what, type, known)
   return { code: 'CONFIG_VALUE', key, expected: `one of ${known.join(', ')}`, got: show(type) }
 }
@@ -135,143 +135,3 @@ const conflict = (name: string, expected: string, got: unknown): ConfigProblem =
   expected,
   got: typeof got === 'string' ? got : show(got),
 })
-
-const rate: z.ZodType<PerGroup> = z.union([number(0), list(number(0))], {
-  error: 'a number >= 0, or a list of them with one for each parameter group',
-})
-
-const warmupParams = {
-  warmup_min_lr: rate.optional(),
-  warmup_max_lr: rate.nullish(),
-  warmup_num_steps: integer(1).optional(),
-  warmup_type: text.optional(),
-}
-
-const rangeTest = section({
-  lr_range_test_min_lr: rate.optional(),
-  lr_range_test_step_size: integer(1).optional(),
-  lr_range_test_step_rate: number(0).optional(),
-  lr_range_test_staircase: flag.optional(),
-})
-
-const oneCycle = section({
-  cycle_min_lr: rate,
-  cycle_max_lr: rate,
-  decay_lr_rate: number(0).optional(),
-  cycle_first_step_size: integer(1).optional(),
-  cycle_second_step_size: integer().nullish(),
-  cycle_first_stair_count: integer().optional(),
-  cycle_second_stair_count: integer().nullish(),
-  decay_step_size: integer().optional(),
-  cycle_momentum: flag.optional(),
-  cycle_min_mom: number(0, 1).optional(),
-  cycle_max_mom: number(0, 1).optional(),
-  decay_mom_rate: number(0).optional(),
-})
-
-const warmup = section(warmupParams)
-const warmupDecay = section({ ...warmupParams, total_num_steps: integer(1) })
-const warmupCosine = section({
-  total_num_steps: integer(1),
-  warmup_min_ratio: number(0).optional(),
-  warmup_num_steps: integer(1).optional(),
-  cos_min_ratio: number(0).optional(),
-  warmup_type: text.optional(),
-})
-
-const scheduleNames = ['LRRangeTest', 'OneCycle', 'WarmupLR', 'WarmupDecayLR', 'WarmupCosineLR'] as const
-const scheduleKey = ['scheduler', 'params']
-
-/** The schedule that a configuration names; null for a constant learning rate. `optimizer` decides whether OneCycle can move betas. */
-export function resolveScheduler(
-  given: Typed | null | undefined,
-  optimizer: OptimizerSpec | undefined,
-): Part<ScheduleSpec | null> {
-  if (!given) return { value: null, problems: [], notices: [] }
-  const params = given.params ?? {}
-  const type = scheduleNames.find((name) => name.toLowerCase() === given.type?.toLowerCase())
-  switch (type) {
-    case 'LRRangeTest':
-      return convert(inspect(rangeTest, params, scheduleKey), (p) => ({
-        type,
-        minLr: p.lr_range_test_min_lr ?? 1e-3,
-        stepSize: p.lr_range_test_step_size ?? 2000,
-        stepRate: p.lr_range_test_step_rate ?? 1,
-        staircase: p.lr_range_test_staircase ?? false,
-      }))
-    case 'OneCycle':
-      return convert(inspect(oneCycle, params, scheduleKey), (p, notices) => {
-        const first = p.cycle_first_step_size ?? 2000
-        const momentum = p.cycle_momentum ?? true
-        if (momentum && optimizer?.kind === 'sgd') {
-          notices.push('scheduler.params.cycle_momentum: SGD has no betas; the cycle moves the learning rate only')
-        } else if (momentum && optimizer?.kind === 'adam' && optimizer.betas[1] !== 0.99) {
-          notices.push(
-            `scheduler.params.cycle_momentum: beta2 is 0.99 during the cycle, not ${optimizer.betas[1]}, as in DeepSpeed`,
-          )
-        }
-        return {
-          type,
-          minLr: p.cycle_min_lr,
-          maxLr: p.cycle_max_lr,
-          decayLrRate: p.decay_lr_rate ?? 0,
-          firstSteps: first,
-          secondSteps: p.cycle_second_step_size ?? first,
-          firstStairs: p.cycle_first_stair_count ?? 0,
-          secondStairs: p.cycle_second_stair_count ?? p.cycle_first_stair_count ?? 0,
-          decaySteps: p.decay_step_size ?? 0,
-          momentum: momentum
-            ? { min: p.cycle_min_mom ?? 0.8, max: p.cycle_max_mom ?? 0.9, decayRate: p.decay_mom_rate ?? 0 }
-            : null,
-        }
-      })
-    case 'WarmupLR':
-      return convert(inspect(warmup, params, scheduleKey), (p, notices) => ({
-        type,
-        minLr: p.warmup_min_lr ?? 0,
-        maxLr: p.warmup_max_lr ?? null,
-        warmupSteps: p.warmup_num_steps ?? 1000,
-        warmup: warmupKind(p.warmup_type, notices),
-      }))
-    case 'WarmupDecayLR':
-      return convert(inspect(warmupDecay, params, scheduleKey), (p, notices) => ({
-        type,
-        minLr: p.warmup_min_lr ?? 0,
-        maxLr: p.warmup_max_lr === undefined ? 1e-3 : p.warmup_max_lr,
-        warmupSteps: p.warmup_num_steps ?? 1000,
-        warmup: warmupKind(p.warmup_type, notices),
-        totalSteps: total(p.total_num_steps, p.warmup_num_steps ?? 1000, notices),
-      }))
-    case 'WarmupCosineLR':
-      return convert(inspect(warmupCosine, params, scheduleKey), (p, notices) => ({
-        type,
-        totalSteps: total(p.total_num_steps, p.warmup_num_steps ?? 1000, notices),
-        minRatio: p.warmup_min_ratio ?? 0,
-        warmupSteps: p.warmup_num_steps ?? 1000,
-        warmup: warmupKind(p.warmup_type, notices),
-        cosineMinRatio: p.cos_min_ratio ?? 1e-4,
-      }))
-    case undefined:
-      return { problems: [typeName('scheduler.type', 'a schedule', given.type, scheduleNames)], notices: [] }
-  }
-}
-
-function convert<P>(part: Part<P>, build: (params: P, notices: string[]) => ScheduleSpec): Part<ScheduleSpec> {
-  const notices = [...part.notices]
-  if (part.value === undefined) return { problems: part.problems, notices }
-  return { value: build(part.value, notices), problems: part.problems, notices }
-}
-
-function warmupKind(type: string | undefined, notices: string[]): 'log' | 'linear' {
-  if (type !== undefined && type !== 'log' && type !== 'linear') {
-    notices.push(`scheduler.params.warmup_type: ${show(type)} is neither log nor linear; log is used, as in DeepSpeed`)
-  }
-  return type === 'linear' ? 'linear' : 'log'
-}
-
-function total(steps: number, warmupSteps: number, notices: string[]): number {
-  if (steps < warmupSteps) {
-    notices.push(`scheduler.params.total_num_steps: ${steps} steps end before the warmup of ${warmupSteps}`)
-  }
-  return steps
-}

@@ -1,8 +1,9 @@
 // The DeepSpeed configuration as one zod schema: every known key (../optim holds what optimizers and schedules mean). Acting keys
 // are plain; all others carry a mark from fields.ts or detail a marked one.
 import type * as z from 'zod'
-import { memorySections, monitorSections, parallelSections, precisionSections, techniqueSections } from './features.js'
+import { memorySections, monitorSections, parallelSections, precisionSections } from './features.js'
 import { anything, choice, flag, integer, number, open, results, section, text, tunes } from './fields.js'
+import { techniqueSections } from './techniques.js'
 import { zeroSection } from './zero.js'
 
 const communicationDtype = choice('fp32', 'fp16', 'bf16')

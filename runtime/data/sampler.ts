@@ -1,6 +1,7 @@
 // The order of samples. Position g of a training run is sample permutation(seed, epoch)(g mod n) with epoch = floor(g / n): batches
 // run across epoch ends and nothing is dropped. The permutation is computed by index, with integer arithmetic only, so that every
 // machine and every rank agrees and nothing is stored; where a run goes on follows from its step alone.
+import type { BatchSizes } from '../config/batch.js'
 
 export interface SamplerOptions {
   readonly samples: number
@@ -13,14 +14,6 @@ export interface SamplerOptions {
 export interface Sampler {
   /** The sample at position `position` of the run. */
   sampleAt(position: number): number
-}
-
-/** How a step's samples are shared out; the fields of `BatchSizes` in runtime/config. */
-export interface BatchLayout {
-  readonly train: number
-  readonly micro: number
-  readonly accumulation: number
-  readonly world: number
 }
 
 export function createSampler({ samples, seed, shuffle }: SamplerOptions): Sampler {
@@ -43,19 +36,19 @@ export function createSampler({ samples, seed, shuffle }: SamplerOptions): Sampl
  * Position in the run of the first of the `micro` samples that `rank` takes in micro-step `microStep` of step `step` (all from 0):
  * step * train + (microStep * world + rank) * micro.
  */
-export const firstPosition = (layout: BatchLayout, step: number, microStep: number, rank: number): number =>
-  step * layout.train + (microStep * layout.world + rank) * layout.micro
+export const firstPosition = (sizes: BatchSizes, step: number, microStep: number, rank: number): number =>
+  step * sizes.train + (microStep * sizes.world + rank) * sizes.micro
 
 /** The samples of one micro-batch of one rank. */
 export function microBatch(
   sampler: Sampler,
-  layout: BatchLayout,
+  sizes: BatchSizes,
   step: number,
   microStep: number,
   rank: number,
 ): number[] {
-  const first = firstPosition(layout, step, microStep, rank)
-  return Array.from({ length: layout.micro }, (_, i) => sampler.sampleAt(first + i))
+  const first = firstPosition(sizes, step, microStep, rank)
+  return Array.from({ length: sizes.micro }, (_, i) => sampler.sampleAt(first + i))
 }
 
 const rounds = 8

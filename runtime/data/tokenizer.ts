@@ -15,8 +15,11 @@ export interface Tokenizer {
 export const byteTokenizer: Tokenizer = {
   vocabSize: 256,
   encode: (text) => Array.from(Buffer.from(text, 'utf8')),
-  decode: (ids) => Buffer.from(Uint8Array.from(ids)).toString('utf8'),
+  decode: (ids) => Buffer.from(Uint8Array.from(ids, (id) => (id < 256 ? id : 0xff))).toString('utf8'),
 }
+
+/** Decoding that gives back what was encoded. */
+const exact = { skip_special_tokens: false, clean_up_tokenization_spaces: false }
 
 /** Whether a folder brings its own tokenizer. */
 export const hasTokenizer = (folder: string): boolean => existsSync(join(folder, 'tokenizer.json'))
@@ -43,9 +46,12 @@ export function loadTokenizer(folder: string): Tokenizer {
     vocabSize: largest + 1,
     encode: (text) => (text === '' ? [] : tokenizer.encode(text, { add_special_tokens: false }).ids),
     decode: (ids) => {
-      const known = Array.from(ids).filter((id) => tokenizer.id_to_token(id) !== undefined)
-      if (known.length === 0) return ''
-      return tokenizer.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+      const runs: number[][] = [[]]
+      for (let i = 0; i < ids.length; i++) {
+        if (tokenizer.id_to_token(ids[i]!) === undefined) runs.push([])
+        else runs.at(-1)!.push(ids[i]!)
+      }
+      return runs.map((run) => (run.length === 0 ? '' : tokenizer.decode(run, exact))).join('\ufffd')
     },
   }
 }

@@ -130,7 +130,10 @@ for (const device of devices) {
       )
       await group.close()
       outcomes.forEach((outcome, rank) => {
-        if ('error' in outcome) return t.fail(outcome.error.message)
+        if ('error' in outcome) {
+          t.fail(outcome.error.message)
+          return
+        }
         list.forEach(({ expected }, i) => {
           const want = Buffer.from(expected(rank).slice().buffer)
           const got = Buffer.from(outcome.values[i]!.slice().buffer)

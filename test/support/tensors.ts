@@ -85,7 +85,7 @@ export function runReference(
     return copy
   })
   const scalars = definition.scalars.map((role) => roles[role]!)
-  referenceKernels.get(op)!({ inputs: operands, outputs, attributes, scalars, ...place })
+  referenceKernels.get(op)!({ inputs: operands, outputs, attributes, scalars, rank: place.rank, ranks: place.ranks })
   return outputs
 }
 

@@ -55,7 +55,7 @@ export const sender = defineActor(import.meta.url, 'sender', {
   },
 })
 
-export type Node = { call(message: { path: ActorRef<Node>[] }): Promise<string> }
+export type Node = { call(message: { path: ActorRef<Node>[] }): string }
 
 /** Asks along a path of refs. */
 export const caller = defineActor(import.meta.url, 'caller', {
@@ -208,3 +208,7 @@ const greeting: Behaviour<Greeter, { greeted: number }, { word: string }> = {
 }
 /** Implements a protocol that is declared on its own. */
 export const greeter = defineActor(import.meta.url, 'greeter', greeting)
+
+/** A definition that closes over a value, so no other thread can import it. */
+export const enclosed = (offset: number, name = 'enclosed') =>
+  defineActor(import.meta.url, name, { init: () => 0, receive: { get: () => offset } })

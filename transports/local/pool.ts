@@ -58,23 +58,15 @@ export class Pool implements Spawner {
   open(host: number): Promise<void> {
     if (this.closing)
       return Promise.reject(new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`))
-    const others = [...this.threads.keys()]
-    const ports: [number, MessagePort][] = []
-    for (const other of others) {
-      const { port1, port2 } = new MessageChannel()
-      ports.push([other, port1])
-      this.tell(other, { kind: 'connect', host, port: port2 }, [port2])
-    }
     const { port1, port2 } = new MessageChannel()
     this.options.links.connect(host, port1)
-    ports.push([0, port2])
     return new Promise((resolve, reject) => {
       const abort = new AbortController()
       const thread: Thread = {
         abort,
         running: false,
-        unconnected: new Set(others),
-        ended: this.run(host, ports, abort.signal).then((error) => this.ended(host, thread, error, reject)),
+        unconnected: new Set(),
+        ended: this.run(host, port2, abort.signal).then((error) => this.ended(host, thread, error, reject)),
         progress: () => {
           if (thread.running && thread.unconnected.size === 0) resolve()
         },
@@ -85,11 +77,19 @@ export class Pool implements Spawner {
 
   /** Hears a worker's word. */
   hear(word: ThreadWord, from: number): void {
-    if (word.kind === 'running') {
-      const thread = this.threads.get(from)
-      if (thread) thread.running = true
-      thread?.progress()
-    } else this.connected(word.host, from)
+    if (word.kind === 'connected') return this.connected(word.host, from)
+    const thread = this.threads.get(from)
+    if (!thread) return
+    thread.running = true
+    // Channels only between threads that run: a port that waits in a queue is lost with the thread that was to get its peer.
+    for (const [other, { running }] of this.threads) {
+      if (other === from || !running) continue
+      const { port1, port2 } = new MessageChannel()
+      thread.unconnected.add(other)
+      this.tell(from, { kind: 'connect', host: other, port: port1 }, [port1])
+      this.tell(other, { kind: 'connect', host: from, port: port2 }, [port2])
+    }
+    thread.progress()
   }
 
   kill(host: number): void {
@@ -116,11 +116,11 @@ export class Pool implements Spawner {
   }
 
   /** Runs the task; resolves with why it ended, or null where it was closed. */
-  private async run(host: number, ports: ThreadTask['ports'], signal: AbortSignal): Promise<Error | null> {
+  private async run(host: number, port: MessagePort, signal: AbortSignal): Promise<Error | null> {
     const { system, credits } = this.options
-    const task: ThreadTask = { system, host, credits: credits.buffer, ports }
+    const task: ThreadTask = { system, host, credits: credits.buffer, port }
     try {
-      await this.piscina!.run(task, { transferList: ports.map(([, port]) => port), signal })
+      await this.piscina!.run(task, { transferList: [port], signal })
       return null
     } catch (error) {
       return asError(error)

@@ -11,8 +11,8 @@ export interface ThreadTask {
   readonly system: string
   readonly host: number
   readonly credits: SharedArrayBuffer
-  /** By index of the host at the other end; 0 is the pool's thread. */
-  readonly ports: readonly (readonly [number, MessagePort])[]
+  /** To the pool's thread. */
+  readonly port: MessagePort
 }
 
 let hosting: string | null = null
@@ -46,7 +46,7 @@ export function runThread(task: ThreadTask): Promise<void> {
       transport: links,
       clock: systemClock,
     })
-    for (const [other, port] of task.ports) links.connect(other, port)
+    links.connect(0, task.port)
     links.say(0, { kind: 'running' })
   })
 }

@@ -90,7 +90,10 @@ class Network implements Spawner {
         if (!sender || !this.hosts.has(to)) return false
         const name = `${from} to ${to}`
         let channel = this.channels.get(name)
-        if (!channel) this.channels.set(name, (channel = { from, to, packets: new Queue() }))
+        if (!channel) {
+          channel = { from, to, packets: new Queue() }
+          this.channels.set(name, channel)
+        }
         channel.packets.push(encode(envelope, sender))
         this.pump()
         return true

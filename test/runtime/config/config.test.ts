@@ -410,6 +410,46 @@ for (const [raw, key] of both) {
   })
 }
 
+test('a full configuration: what is not supported is told by key, the rest resolves', (t) => {
+  const full: Raw = {
+    train_batch_size: null,
+    train_micro_batch_size_per_gpu: 4,
+    gradient_accumulation_steps: 8,
+    gradient_clipping: 1.0,
+    bf16: { enabled: true },
+    optimizer: { type: 'AdamW', params: { lr: 2e-5, betas: [0.9, 0.95], weight_decay: 0.1 } },
+    scheduler: { type: 'WarmupCosineLR', params: { total_num_steps: 20000, warmup_num_steps: 500 } },
+    zero_optimization: {
+      stage: 3,
+      overlap_comm: true,
+      stage3_gather_16bit_weights_on_model_save: true,
+      offload_optimizer: { device: 'cpu' },
+      offload_param: { device: 'none' },
+    },
+    activation_checkpointing: { partition_activations: false },
+    wall_clock_breakdown: false,
+    csv_monitor: { enabled: true, output_path: 'logs', job_name: 'run1' },
+    checkpoint: { tag_validation: 'Fail' },
+    steps_per_print: 50,
+  }
+  t.deepEqual(
+    failure(full).problems.map(({ code, key }) => [code, key]),
+    [
+      ['CONFIG_UNSUPPORTED', 'bf16.enabled'],
+      ['CONFIG_UNSUPPORTED', 'zero_optimization.offload_optimizer.device'],
+    ],
+  )
+  const zero = { ...(full.zero_optimization as Raw), offload_optimizer: { device: 'none' } }
+  const config = resolve({ ...full, bf16: { enabled: false }, zero_optimization: zero })
+  t.deepEqual(config.batch, { train: 64, micro: 4, accumulation: 8, world: 2 })
+  t.like(config.optimizer, { lr: 2e-5, betas: [0.9, 0.95], weightDecay: 0.1 })
+  t.is(config.zero.stage, 3)
+  t.deepEqual(
+    config.notices.map((notice) => notice.split(':')[0]),
+    ['zero_optimization.stage3_gather_16bit_weights_on_model_save', 'csv_monitor.enabled', 'checkpoint.tag_validation'],
+  )
+})
+
 test('fractional bucket sizes are floored with a notice, as fillers compute them', (t) => {
   const { zero, notices } = resolve({ zero_optimization: { stage3_prefetch_bucket_size: 0.9 * 65 * 65 } })
   t.is(zero.prefetchBucketSize, 3802)
