@@ -55,7 +55,7 @@ function main(): void {
   const missing = missingTools()
   if (missing.length) {
     console.error(
-      `native: build, expected cmake, make and a C++20 compiler, got no ${missing.join(', no ')}: the reference backend works without; ` +
+      `native: build, expected cmake, make and a C++20 compiler, got none of ${missing.join(', ')} ${missing.join(', ')} is missing: the reference backend works without; ` +
         'for the fast CPU backend: apt-get install g++ make cmake',
     )
     return

@@ -14,6 +14,7 @@ import {
   type RunReport,
 } from './device.js'
 import { type Addon, addon } from './load.js'
+import { sharedMemory } from './memory/shared.js'
 import { verifyProgram } from './verify.js'
 
 function native(): Addon {
@@ -49,7 +50,7 @@ function counts(id: number, rank: number): MemoryReport {
 /** A group on the CPU. Throws {@link DeviceError} without an addon or for an instruction set that the machine lacks. */
 export function createCpuGroup({ ranks, arenas, isa }: GroupOptions): DeviceGroup {
   const level = isa ?? native().isaLevels()[0]!
-  const memory = Array.from({ length: ranks }, () => ({ io: new SharedArrayBuffer(Math.max(1, arenas.io)) }))
+  const memory = Array.from({ length: ranks }, () => ({ io: sharedMemory('io', Math.max(1, arenas.io)) }))
   const sizes = Float64Array.from(arenaNames, (name) => arenas[name])
   const buffers = memory.map(({ io }) => new Uint8Array(io))
   const id = guarded(() => native().createGroup(ranks, sizes, level, buffers))

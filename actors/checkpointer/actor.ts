@@ -64,9 +64,13 @@ async function save(order: CheckpointOrder): Promise<string> {
   } catch (error) {
     rmSync(draft, { recursive: true, force: true })
     const reason = error instanceof Error ? error.message : String(error)
-    throw new CheckpointError('CHECKPOINT_IO', `save: folder ${folder}, expected to write ${tagOf(manifest.progress.step)}, got ${reason}`, {
-      file: folder,
-    })
+    throw new CheckpointError(
+      'CHECKPOINT_IO',
+      `save: folder ${folder}, expected to write ${tagOf(manifest.progress.step)}, got ${reason}`,
+      {
+        file: folder,
+      },
+    )
   }
   if (keep > 0) {
     for (const { path } of listCheckpoints(folder).slice(0, -keep)) rmSync(path, { recursive: true })

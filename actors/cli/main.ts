@@ -21,7 +21,11 @@ const program = new Command('deeptroupe').description(description).version(versi
 addTrain(program, train)
 addGenerate(program, runGenerate)
 addStart(program, start)
-program.command('report').description('What this machine has, and what would make it faster').option('--json', 'as JSON').action(report)
+program
+  .command('report')
+  .description('What this machine has, and what would make it faster')
+  .option('--json', 'as JSON')
+  .action(report)
 
 try {
   await program.parseAsync()

@@ -34,7 +34,10 @@ export function chooseModel(flags: ModelFlags & { readonly resume?: string }): C
   const sizes = (['layers', 'hidden', 'heads', 'vocab'] as const).filter((name) => flags[name] !== undefined)
   if (flags.init !== undefined) {
     if (sizes.length > 0) {
-      throw new EngineError('ENGINE_USAGE', `train: --${sizes[0]}, expected no size together with --init, got ${flags[sizes[0]!]}`)
+      throw new EngineError(
+        'ENGINE_USAGE',
+        `train: --${sizes[0]}, expected no size together with --init, got ${flags[sizes[0]!]}`,
+      )
     }
     return openFolder(flags.init, flags.dropout)
   }
@@ -63,7 +66,8 @@ const definedOf = (flags: ModelFlags): Partial<typeof fresh> =>
 
 /** A Hugging Face folder, or a checkpoint, which is one. */
 export function openFolder(path: string, dropout?: number): ChosenModel & { readonly weights: Weights } {
-  const folder = existsSync(join(path, manifestName)) || existsSync(join(path, 'config.json')) ? path : findCheckpoint(path)
+  const folder =
+    existsSync(join(path, manifestName)) || existsSync(join(path, 'config.json')) ? path : findCheckpoint(path)
   const opened = modelFromFolder(folder)
   const tokenizer = hasTokenizer(folder) ? loadTokenizer(folder) : undefined
   const model =

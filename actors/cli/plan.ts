@@ -54,7 +54,8 @@ export function planText(prepared: Prepared): string {
     row('total', report.bytes_per_rank.total, `all ranks: ${formatBytes(report.bytes)}`),
     'programs:',
     ...Object.entries(report.programs).map(
-      ([name, program]) => `  ${name.padEnd(12)} ${String(program.instructions).padStart(5)} instructions  ${program.hash.slice(0, 16)}`,
+      ([name, program]) =>
+        `  ${name.padEnd(12)} ${String(program.instructions).padStart(5)} instructions  ${program.hash.slice(0, 16)}`,
     ),
     '',
   ].join('\n')

@@ -13,16 +13,18 @@ export function profileTable(spans: readonly TraceSpan[]): string {
     row.bytes += bytes
   }
   const total = [...rows.values()].reduce((sum, row) => sum + row.seconds, 0)
-  const lines = [...rows].sort(([, a], [, b]) => b.seconds - a.seconds).map(([name, row]) =>
-    [
-      name.padEnd(34),
-      String(row.calls).padStart(7),
-      (row.seconds * 1e3).toFixed(1).padStart(11),
-      `${((100 * row.seconds) / total).toFixed(1)} %`.padStart(8),
-      (row.flops / row.seconds / 1e9).toFixed(1).padStart(9),
-      (row.bytes / row.seconds / 1e9).toFixed(1).padStart(7),
-    ].join(' '),
-  )
+  const lines = [...rows]
+    .sort(([, a], [, b]) => b.seconds - a.seconds)
+    .map(([name, row]) =>
+      [
+        name.padEnd(34),
+        String(row.calls).padStart(7),
+        (row.seconds * 1e3).toFixed(1).padStart(11),
+        `${((100 * row.seconds) / total).toFixed(1)} %`.padStart(8),
+        (row.flops / row.seconds / 1e9).toFixed(1).padStart(9),
+        (row.bytes / row.seconds / 1e9).toFixed(1).padStart(7),
+      ].join(' '),
+    )
   const head = `${'op'.padEnd(34)} ${'calls'.padStart(7)} ${'ms'.padStart(11)} ${'share'.padStart(8)} ${'GFLOP/s'.padStart(9)} ${'GB/s'.padStart(7)}`
   return `${[head, ...lines].join('\n')}\n`
 }

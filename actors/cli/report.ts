@@ -1,6 +1,6 @@
 // `deeptroupe report`: what is here, what is not, and what would bring it.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { machine } from '../../native/index.js'
@@ -49,7 +49,11 @@ function findings(): Finding[] {
     { name: 'GPU driver', found: library('libcuda.so'), remedy: 'no backend of this version uses a GPU' },
     { name: 'cuBLAS', found: library('libcublasLt.so'), remedy: 'no backend of this version uses a GPU' },
     { name: 'NCCL', found: library('libnccl.so'), remedy: 'no backend of this version uses a GPU' },
-    { name: 'nats-server', found: command('nats-server', '--version'), remedy: 'no transport of this version uses NATS' },
+    {
+      name: 'nats-server',
+      found: command('nats-server', '--version'),
+      remedy: 'no transport of this version uses NATS',
+    },
   ]
 }
 

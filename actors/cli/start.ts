@@ -47,7 +47,9 @@ export async function start(flags: StartFlags): Promise<void> {
   const size = sizes[best ? 'cpu' : 'reference']
   if (!best) write(`${reason}\nUntil then a smaller model is trained with the reference backend, in TypeScript.\n`)
   const root = packageRoot()
-  const own = ['README.md', 'kernels', 'native', 'runtime', 'transports', 'actors', 'examples', 'test'].map((path) => join(root, path))
+  const own = ['README.md', 'kernels', 'native', 'runtime', 'transports', 'actors', 'examples', 'test'].map((path) =>
+    join(root, path),
+  )
   const paths = flags.data ?? own.filter(existsSync)
   const model = new GPT2({
     vocab_size: byteTokenizer.vocabSize,
@@ -72,7 +74,13 @@ export async function start(flags: StartFlags): Promise<void> {
       optimizer: { type: 'AdamW', params: { lr: 2e-3, betas: [0.9, 0.95], weight_decay: 0.1 } },
       scheduler: {
         type: 'WarmupCosineLR',
-        params: { total_num_steps: steps, warmup_num_steps: 20, warmup_min_ratio: 0.1, warmup_type: 'linear', cos_min_ratio: 0.1 },
+        params: {
+          total_num_steps: steps,
+          warmup_num_steps: 20,
+          warmup_min_ratio: 0.1,
+          warmup_type: 'linear',
+          cos_min_ratio: 0.1,
+        },
       },
       zero_optimization: { stage: 2 },
     },
@@ -95,7 +103,9 @@ export async function start(flags: StartFlags): Promise<void> {
   const seconds = (performance.now() - began) / 1000
   if (losses.length > 1) write(`${lossChart(losses)}\n`)
   const path = await engine.save(folder)
-  write(`loss ${formatLoss(losses[0] ?? Number.NaN)} -> ${formatLoss(losses.at(-1) ?? Number.NaN)} in ${seconds.toFixed(0)} s; checkpoint ${path}\n`)
+  write(
+    `loss ${formatLoss(losses[0] ?? Number.NaN)} -> ${formatLoss(losses.at(-1) ?? Number.NaN)} in ${seconds.toFixed(0)} s; checkpoint ${path}\n`,
+  )
   if (!signal.aborted) {
     const prompt = 'import { '
     const text = await generate(engine, byteTokenizer, { prompt, tokens: 400, temperature: 0.7, topK: 40, seed: 1 })

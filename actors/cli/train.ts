@@ -3,7 +3,14 @@ import { writeFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { DeviceName } from '../../native/index.js'
 import { openSource } from '../../runtime/data/open.js'
-import { chromeTrace, eventLine, formatLoss, lossChart, Progress, type TrainEvent } from '../../runtime/observe/index.js'
+import {
+  chromeTrace,
+  eventLine,
+  formatLoss,
+  lossChart,
+  Progress,
+  type TrainEvent,
+} from '../../runtime/observe/index.js'
 import { type Engine, initialize } from '../engine/engine.js'
 import { type InitializeOptions, prepare } from '../engine/prepare.js'
 import { chooseModel, type ModelFlags } from './model.js'
@@ -74,7 +81,9 @@ const defined = <T extends object>(values: T): { [K in keyof T]: Exclude<T[K], u
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as never
 
 /** What the flags ask the engine for. */
-export async function trainOptions(flags: TrainFlags): Promise<{ options: InitializeOptions; notices: readonly string[] }> {
+export async function trainOptions(
+  flags: TrainFlags,
+): Promise<{ options: InitializeOptions; notices: readonly string[] }> {
   const chosen = chooseModel(flags)
   const { model } = chosen
   const open = (paths: readonly string[]) =>
@@ -101,7 +110,9 @@ export async function trainOptions(flags: TrainFlags): Promise<{ options: Initia
       checkpointActivations: flags.checkpointActivations,
       restarts: flags.restarts,
       tokenizer: chosen.tokenizerText,
-      checkpoints: flags.save ? { folder: flags.save, ...defined({ every: flags.saveEvery, keep: flags.keep }) } : undefined,
+      checkpoints: flags.save
+        ? { folder: flags.save, ...defined({ every: flags.saveEvery, keep: flags.keep }) }
+        : undefined,
     }),
   }
   return { options, notices: [...data.notices, ...(evalData?.notices ?? [])] }
@@ -183,7 +194,8 @@ export async function train(flags: TrainFlags): Promise<void> {
       const next = flags.evalEvery ? Math.ceil((engine.step + 1) / flags.evalEvery) * flags.evalEvery : flags.steps
       await engine.train({ steps: Math.min(next, flags.steps), signal })
       if (flags.saveEvery && engine.step % flags.saveEvery === 0) saved = engine.step
-      if (options.evalData && !signal.aborted && (!flags.evalEvery || engine.step % flags.evalEvery === 0)) await engine.evaluate()
+      if (options.evalData && !signal.aborted && (!flags.evalEvery || engine.step % flags.evalEvery === 0))
+        await engine.evaluate()
     }
     progress.end()
     if (flags.save && (saved !== engine.step || !flags.saveEvery)) await engine.save(flags.save)

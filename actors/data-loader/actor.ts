@@ -38,7 +38,11 @@ const behaviour: Behaviour<DataLoaderProtocol, LoaderState, DataLoaderArgs> = {
       const count = Math.max(0, Math.min(rows, source.samples - first))
       inputs.fill(0)
       targets.fill(-1)
-      source.read(Array.from({ length: count }, (_, i) => first + i), inputs, targets)
+      source.read(
+        Array.from({ length: count }, (_, i) => first + i),
+        inputs,
+        targets,
+      )
       return count * source.seq
     },
   },

@@ -6,7 +6,13 @@ import { type Observable, Subject } from 'rxjs'
 import { createGroup, type DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import { findCheckpoint, listCheckpoints, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
+import {
+  findCheckpoint,
+  listCheckpoints,
+  modelFile,
+  optimizerFile,
+  readManifest,
+} from '../../runtime/checkpoint/manifest.js'
 import type { TokenSource } from '../../runtime/data/source.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
@@ -22,7 +28,9 @@ import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { type ArenaAccess, manifestOf, openTensors, restore, snapshot } from './store.js'
 import { parameterKind, stateKinds } from './tensors.js'
 
-const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
+const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
 
 /** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
 const patient = { deadline: 2 ** 31 - 1 }
@@ -124,7 +132,9 @@ export class Engine {
   async #begin(): Promise<void> {
     const { weights } = this.prepared.options
     if (weights) {
-      await restore(this.prepared.compilation, parameterKind, this.#access, (name, start, target) => weights.read(name, start, target))
+      await restore(this.prepared.compilation, parameterKind, this.#access, (name, start, target) =>
+        weights.read(name, start, target),
+      )
       await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
     } else await this.#troupe.supervisor.ask({ type: 'initialize', seed: this.#seed }, patient)
     this.#step = 0
@@ -231,7 +241,10 @@ export class Engine {
       }
       const bad = ids.findIndex((id) => id < least || id >= options.model.vocabSize)
       if (bad >= 0) {
-        throw new EngineError('ENGINE_USAGE', `trainBatch: id ${bad} of ${name}, expected ${least} to ${options.model.vocabSize - 1}, got ${ids[bad]}`)
+        throw new EngineError(
+          'ENGINE_USAGE',
+          `trainBatch: id ${bad} of ${name}, expected ${least} to ${options.model.vocabSize - 1}, got ${ids[bad]}`,
+        )
       }
     }
     const slot = slotCount - 1
@@ -283,7 +296,10 @@ export class Engine {
   /** Mean loss over all of the evaluation data. */
   async evaluate(): Promise<EvalEvent> {
     if (!this.prepared.options.evalData) {
-      throw new EngineError('ENGINE_USAGE', 'evaluate: data, expected `evalData` in the options of initialize, got none')
+      throw new EngineError(
+        'ENGINE_USAGE',
+        'evaluate: data, expected `evalData` in the options of initialize, got none',
+      )
     }
     const { loss, tokens } = await this.#troupe.supervisor.ask({ type: 'evaluate' }, patient)
     const event: EvalEvent = { type: 'eval', step: this.#step, loss, perplexity: Math.exp(loss), tokens }
@@ -300,11 +316,15 @@ export class Engine {
     const { vocabSize } = options.model
     const length = ids.length / rows
     if (!Number.isInteger(length) || length < 1 || length > sequence) {
-      throw new EngineError('ENGINE_USAGE', `forward: ids, expected ${rows} rows of 1 to ${sequence} tokens, got ${ids.length} ids`)
+      throw new EngineError(
+        'ENGINE_USAGE',
+        `forward: ids, expected ${rows} rows of 1 to ${sequence} tokens, got ${ids.length} ids`,
+      )
     }
     const all = Int32Array.from(ids)
     const bad = all.findIndex((id) => id < 0 || id >= vocabSize)
-    if (bad >= 0) throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
+    if (bad >= 0)
+      throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
     const logits = new Float32Array(all.length * vocabSize)
     for (let row = 0; row < rows; row++) {
       const tokens = all.slice(row * length, (row + 1) * length)
@@ -326,9 +346,24 @@ export class Engine {
     const { compilation, options } = this.prepared
     const started = performance.now()
     const files = await snapshot(compilation, options.model, this.#access, options.tokenizer)
-    const progress = { step: this.#step, applied: this.#applied, samples: this.#samples, seed: this.#seed, shuffle: this.#shuffle }
+    const progress = {
+      step: this.#step,
+      applied: this.#applied,
+      samples: this.#samples,
+      seed: this.#seed,
+      shuffle: this.#shuffle,
+    }
     const saving = this.#checkpointer
-      .ask({ type: 'save', folder, files, manifest: manifestOf(compilation, progress, version), keep: options.checkpoints?.keep ?? 0 }, patient)
+      .ask(
+        {
+          type: 'save',
+          folder,
+          files,
+          manifest: manifestOf(compilation, progress, version),
+          keep: options.checkpoints?.keep ?? 0,
+        },
+        patient,
+      )
       .then((path) => {
         const bytes = files.reduce((sum, file) => sum + file.totalBytes, 0)
         const seconds = (performance.now() - started) / 1000
@@ -353,7 +388,7 @@ export class Engine {
     const found = findCheckpoint(path)
     const manifest = readManifest(found)
     const { compilation } = this.prepared
-    const { kind } = compilation.partitioner.options.optimizer
+    const { kind } = compilation.sharding.options.optimizer
     const kinds = stateKinds(compilation)
     const training = this.prepared.options.data !== undefined
     const states = kinds.map((state) => state.state).join(', ')
@@ -368,14 +403,22 @@ export class Engine {
       this.#shuffle = progress.shuffle
       await lower(this.#troupe)
       this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
-      this.#events.next({ type: 'notice', message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}` })
+      this.#events.next({
+        type: 'notice',
+        message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}`,
+      })
     }
-    const sources = [[modelFile, [parameterKind]] as const, ...(training && kinds.length > 0 ? [[optimizerFile, kinds] as const] : [])]
+    const sources = [
+      [modelFile, [parameterKind]] as const,
+      ...(training && kinds.length > 0 ? [[optimizerFile, kinds] as const] : []),
+    ]
     for (const [name, own] of sources) {
       const file = openTensors(join(found, name), compilation, own)
       try {
         for (const tensor of own) {
-          await restore(compilation, tensor, this.#access, (parameter, start, target) => file.readFloats(parameter, start, target))
+          await restore(compilation, tensor, this.#access, (parameter, start, target) =>
+            file.readFloats(parameter, start, target),
+          )
         }
       } finally {
         file.close()
@@ -412,7 +455,11 @@ export class Engine {
             endSeconds: seconds[2 * i + 1]!,
             flops: debug.flops,
             bytes: debug.bytes,
-            details: { step, ...(debug.module && { module: debug.module }), ...(debug.source && { source: debug.source }) },
+            details: {
+              step,
+              ...(debug.module && { module: debug.module }),
+              ...(debug.source && { source: debug.source }),
+            },
           })
         })
       }
@@ -458,14 +505,25 @@ async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuf
   const { train, micro, accumulation } = config.batch
   const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
   try {
-    const slots = options.data ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4)) : []
-    const programs = Object.fromEntries(Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]))
+    const slots = options.data
+      ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
+      : []
+    const programs = Object.fromEntries(
+      Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]),
+    )
     const ref = await system.spawn(
       supervisor,
       {
         ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
         loader: options.data
-          ? { source: handleOf(options.data), evaluation: options.evalData ? handleOf(options.evalData) : null, seed, shuffle, slots, rows: train }
+          ? {
+              source: handleOf(options.data),
+              evaluation: options.evalData ? handleOf(options.evalData) : null,
+              seed,
+              shuffle,
+              slots,
+              rows: train,
+            }
           : null,
         serviceWorker: ranks,
       },

@@ -3,10 +3,16 @@ import { availableParallelism } from 'node:os'
 import { cpuFusions } from '../../kernels/cpu/fusions.js'
 import { referenceFusions } from '../../kernels/reference/fusions.js'
 import { type DeviceName, machine } from '../../native/index.js'
-import { type ConfigSource, type DeepSpeedConfig, loadConfig, type ResolvedConfig, resolveConfig } from '../../runtime/config/index.js'
+import {
+  type ConfigSource,
+  type DeepSpeedConfig,
+  loadConfig,
+  type ResolvedConfig,
+  resolveConfig,
+} from '../../runtime/config/index.js'
 import type { TokenSource } from '../../runtime/data/source.js'
 import { type Compilation, compile } from '../../runtime/graph/compile.js'
-import type { OptimizerPlan } from '../../runtime/graph/partition/partition.js'
+import type { OptimizerPlan } from '../../runtime/graph/partition/sharding.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import type { Weights } from '../../runtime/nn/models/huggingface.js'
 import { namedParameters } from '../../runtime/nn/module.js'
@@ -94,7 +100,9 @@ function optimizerPlan(spec: OptimizerSpec, groups: readonly ResolvedGroup[]): O
 
 function expectCount(name: string, value: number, least: number): void {
   if (Number.isSafeInteger(value) && value >= least) return
-  throw new EngineError('ENGINE_USAGE', `initialize: ${name}, expected an integer of at least ${least}, got ${value}`, { name })
+  throw new EngineError('ENGINE_USAGE', `initialize: ${name}, expected an integer of at least ${least}, got ${value}`, {
+    name,
+  })
 }
 
 /**

@@ -1,8 +1,9 @@
 // A run's state to and from checkpoint folders: which bytes of which rank go where in which file.
-import type { Compilation } from '../../runtime/graph/compile.js'
+
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import { type Manifest, modelFile, optimizerFile, type Progress } from '../../runtime/checkpoint/manifest.js'
 import { planSafetensors, SafetensorsFile, type SafetensorsPlan } from '../../runtime/checkpoint/safetensors.js'
+import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import { modelConfig, modelMetadata } from '../../runtime/nn/models/huggingface.js'
 import type { CheckpointFile, Piece } from '../checkpointer/protocol.js'
@@ -17,7 +18,8 @@ export interface ArenaAccess {
 /** Fills `target` with a tensor's elements from `start` on. */
 export type TensorReader = (name: string, start: number, target: Float32Array) => void
 
-const tensorName = (kind: TensorKind, parameter: string): string => (kind.state ? `${parameter}.${kind.state}` : parameter)
+const tensorName = (kind: TensorKind, parameter: string): string =>
+  kind.state ? `${parameter}.${kind.state}` : parameter
 
 /** Most bytes that are on their way to a rank at once. */
 const chunkBytes = 64 << 20
@@ -48,7 +50,8 @@ export async function snapshot(
     const plan = planSafetensors(entries, metadata)
     const pieces: Piece[] = [{ byteOffset: 0, bytes: plan.header }]
     for (const kind of own) {
-      for (let rank = 0; rank < compilation.layout.ranks; rank++) pieces.push(...(await rankPieces(compilation, kind, rank, plan, access)))
+      for (let rank = 0; rank < compilation.layout.ranks; rank++)
+        pieces.push(...(await rankPieces(compilation, kind, rank, plan, access)))
     }
     files.push({ name, totalBytes: plan.totalBytes, pieces })
   }
@@ -79,7 +82,12 @@ async function rankPieces(
 }
 
 /** Writes a kind of tensors to every rank, each the elements that it holds. */
-export async function restore(compilation: Compilation, kind: TensorKind, access: ArenaAccess, read: TensorReader): Promise<void> {
+export async function restore(
+  compilation: Compilation,
+  kind: TensorKind,
+  access: ArenaAccess,
+  read: TensorReader,
+): Promise<void> {
   for (let rank = 0; rank < compilation.layout.ranks; rank++) {
     let batch: Span[] = []
     const flush = async (): Promise<void> => {
@@ -123,12 +131,8 @@ export function openTensors(path: string, compilation: Compilation, kinds: reado
   return file
 }
 
-export function manifestOf(
-  compilation: Compilation,
-  progress: Progress,
-  version: string,
-): Omit<Manifest, 'files'> {
-  const { optimizer, stage, ranks } = compilation.partitioner.options
+export function manifestOf(compilation: Compilation, progress: Progress, version: string): Omit<Manifest, 'files'> {
+  const { optimizer, stage, ranks } = compilation.sharding.options
   return {
     format: 'deeptroupe-checkpoint',
     version: 1,

@@ -3,8 +3,8 @@
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { Compilation } from '../../runtime/graph/compile.js'
 import { fragmentsOf, type ParameterSlot } from '../../runtime/graph/partition/layout.js'
-import { optimizerStates } from '../../runtime/graph/partition/partition.js'
-import type { Region } from '../rank/protocol.js'
+import { optimizerStates } from '../../runtime/graph/partition/sharding.js'
+import type { Region } from '../rank/device.js'
 
 /** Elements of one parameter (or of one of its optimizer states) in one rank's arena. */
 export interface Span extends Region {
@@ -26,16 +26,23 @@ export const parameterKind: TensorKind = { arena: 'parameters', prefix: 'paramet
 
 /** The optimizer's state tensors of a compilation. */
 export const stateKinds = (compilation: Compilation): TensorKind[] =>
-  optimizerStates(compilation.partitioner.options.optimizer).map((state) => ({
+  optimizerStates(compilation.sharding.options.optimizer).map((state) => ({
     arena: 'optimizer',
     prefix: `optimizer/${state}`,
     state,
   }))
 
-function span(compilation: Compilation, kind: TensorKind, rank: number, slot: ParameterSlot, start: number, count: number): Span {
+function span(
+  compilation: Compilation,
+  kind: TensorKind,
+  rank: number,
+  slot: ParameterSlot,
+  start: number,
+  count: number,
+): Span {
   const { unit } = slot
   const { byteOffset } = compilation.plan.fixed.get(`${kind.prefix}/${unit.name}`)!
-  const whole = compilation.partitioner.lengthIn(kind.arena, unit) === unit.length
+  const whole = compilation.sharding.lengthIn(kind.arena, unit) === unit.length
   const first = slot.start + start - (whole ? 0 : rank * unit.shard)
   return { name: slot.name, start, count, byteOffset: byteOffset + 4 * first, bytes: 4 * count }
 }
@@ -50,8 +57,8 @@ export function ownedSpans(compilation: Compilation, kind: TensorKind, rank: num
 
 /** What `rank` holds: whole parameters, or its fragments where the stage shards them. */
 export function heldSpans(compilation: Compilation, kind: TensorKind, rank: number): Span[] {
-  const { layout, partitioner } = compilation
-  const sharded = layout.units.some((unit) => partitioner.lengthIn(kind.arena, unit) !== unit.length)
+  const { layout, sharding } = compilation
+  const sharded = layout.units.some((unit) => sharding.lengthIn(kind.arena, unit) !== unit.length)
   if (sharded) return ownedSpans(compilation, kind, rank)
   return layout.parameters.map((slot) => span(compilation, kind, rank, slot, 0, slot.count))
 }

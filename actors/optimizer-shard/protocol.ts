@@ -1,7 +1,7 @@
 // What an optimizer shard is asked. It owns the optimizer states of one rank; the update itself is the tail of the rank's programs,
 // which read and write those states in place.
 import type { GroupToken } from '../../native/device.js'
-import type { Region } from '../rank/protocol.js'
+import type { Region } from '../rank/device.js'
 
 export interface OptimizerShardArgs {
   readonly token: GroupToken

@@ -32,7 +32,8 @@ const idle = { seed: 0, step: 0, sample: 0 }
 
 function loaded(state: RankState, name: ProgramName): Loaded {
   const found = state.programs.get(name)
-  if (!found) throw new Error(`rank ${state.rank}: program ${name}, expected one of ${[...state.programs.keys()].join(', ')}`)
+  if (!found)
+    throw new Error(`rank ${state.rank}: program ${name}, expected one of ${[...state.programs.keys()].join(', ')}`)
   return found
 }
 
@@ -69,7 +70,11 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
     for (const arena of ['parameters', 'gradients', 'activations', 'buckets', 'gathered', 'workspace'] as const) {
       device.allocate(arena)
     }
-    const optimizer = await context.spawn(optimizerShard, { token, rank }, { name: 'optimizer', worker: context.worker, maxRestarts: 0 })
+    const optimizer = await context.spawn(
+      optimizerShard,
+      { token, rank },
+      { name: 'optimizer', worker: context.worker, maxRestarts: 0 },
+    )
     const handles = Object.entries(programs).map(
       ([name, bytes]) => [name as ProgramName, { handle: device.load(bytes), program: decodeProgram(bytes) }] as const,
     )

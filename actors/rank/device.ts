@@ -1,7 +1,12 @@
 // The devices that are open on this worker, so that a rank and its optimizer shard share one.
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { GroupToken, RankDevice } from '../../native/device.js'
-import type { Region } from './protocol.js'
+
+/** A stretch of an arena. */
+export interface Region {
+  readonly byteOffset: number
+  readonly bytes: number
+}
 
 const open = new Map<string, RankDevice>()
 const keyOf = (token: GroupToken, rank: number): string => `${token.device} ${token.id} ${rank}`
@@ -33,7 +38,12 @@ export function readRegions(device: RankDevice, arena: ArenaName, regions: reado
   return bytes
 }
 
-export function writeRegions(device: RankDevice, arena: ArenaName, regions: readonly Region[], bytes: Uint8Array): void {
+export function writeRegions(
+  device: RankDevice,
+  arena: ArenaName,
+  regions: readonly Region[],
+  bytes: Uint8Array,
+): void {
   let at = 0
   for (const region of regions) {
     device.write(arena, region.byteOffset, bytes.subarray(at, at + region.bytes))

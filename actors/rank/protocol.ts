@@ -4,6 +4,7 @@ import type { GroupToken } from '../../native/device.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
+import type { Region } from './device.js'
 
 export interface RankArgs {
   readonly token: GroupToken
@@ -55,12 +56,6 @@ export interface Diagnosis {
   readonly phase: string
   readonly module?: string
   readonly source?: string
-}
-
-/** A stretch of an arena. */
-export interface Region {
-  readonly byteOffset: number
-  readonly bytes: number
 }
 
 export type RankProtocol = {

@@ -1,6 +1,6 @@
 // A rank's plan of a step as data: which program runs on which rows with which scalars. Pure.
 import type { Program } from '../../kernels/abi/program.js'
-import type { MicroStep } from '../../runtime/graph/partition/partition.js'
+import type { MicroStep } from '../../runtime/graph/partition/sharding.js'
 import type { BatchShape, StepOrder } from './protocol.js'
 
 export interface MicroRun {
@@ -18,7 +18,11 @@ export function microRuns(shape: BatchShape, rank: number, world: number, order:
     const row = (m * world + rank) * micro
     const first = m === 0
     const last = m === accumulation - 1
-    return { program: first && last ? 'only' : first ? 'first' : last ? 'last' : 'middle', row, sample: order.sample + row }
+    return {
+      program: first && last ? 'only' : first ? 'first' : last ? 'last' : 'middle',
+      row,
+      sample: order.sample + row,
+    }
   })
 }
 

@@ -80,7 +80,12 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       ),
     )
     const loader =
-      args.loader && (await context.spawn(dataLoader, args.loader, { name: 'data-loader', worker: args.serviceWorker, maxRestarts: 0 }))
+      args.loader &&
+      (await context.spawn(dataLoader, args.loader, {
+        name: 'data-loader',
+        worker: args.serviceWorker,
+        maxRestarts: 0,
+      }))
     return { args, ranks, loader, slots: emptySlots(args.ranks.slots.length), ahead: null }
   },
 
@@ -98,13 +103,17 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       const { nextSample } = order
       state.ahead = nextSample === null ? null : fill(state, nextSample, slot)
       state.ahead?.catch(() => {})
-      const reports = await everyRank(state, context, (ref) => ref.ask({ type: 'step', ...orderOf(order, slot) }, patient))
+      const reports = await everyRank(state, context, (ref) =>
+        ref.ask({ type: 'step', ...orderOf(order, slot) }, patient),
+      )
       return combine(reports)
     },
 
     async diagnose(state, order, context) {
       const slot = order.slot ?? (await fill(state, order.sample, null))
-      const found = await everyRank(state, context, (ref) => ref.ask({ type: 'diagnose', ...orderOf(order, slot) }, patient))
+      const found = await everyRank(state, context, (ref) =>
+        ref.ask({ type: 'diagnose', ...orderOf(order, slot) }, patient),
+      )
       return found.filter((diagnosis) => diagnosis !== null)
     },
 

@@ -1,7 +1,8 @@
 // What the supervisor of a run is asked. It owns the ranks (one group: they fall and rise together) and the data loader.
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { DataLoaderArgs } from '../data-loader/protocol.js'
-import type { Diagnosis, RankArgs, Region, StepReport } from '../rank/protocol.js'
+import type { Region } from '../rank/device.js'
+import type { Diagnosis, RankArgs, StepReport } from '../rank/protocol.js'
 
 export interface SupervisorArgs {
   /** What every rank gets; its number is added. */

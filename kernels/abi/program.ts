@@ -238,17 +238,37 @@ export function decodeProgram(bytes: Uint8Array): Program {
   const digest = createHash('sha256').update(bytes.subarray(h.tensorCount)).digest()
   if (!digest.equals(bytes.subarray(h.fingerprint, h.fingerprint + 32)))
     fail('fingerprint', 'that of its bytes', 'another')
+  try {
+    return readRecords(bytes, view, fail)
+  } catch (cause) {
+    // Bytes made with their own fingerprint: the view refuses to read outside them, and the debug table may be anything.
+    if (cause instanceof ProgramError) throw cause
+    throw new ProgramError(`program: records, expected them whole, got ${(cause as Error).message}`, { cause })
+  }
+}
 
+function readRecords(
+  bytes: Uint8Array,
+  view: DataView,
+  fail: (what: string, expected: unknown, got: unknown) => never,
+): Program {
+  const { header: h, tensor: t, instruction: s } = layout
+  const u64 = (at: number): number => Number(view.getBigUint64(at, true))
   const debug = JSON.parse(
     Buffer.from(bytes.buffer, bytes.byteOffset + u64(h.debugOffset), u64(h.debugBytes)).toString(),
   )
+  const scalars = view.getUint32(h.scalarCount, true)
+  if (debug.scalars.length !== scalars) fail('names of scalars', scalars, debug.scalars.length)
   const tensors: TensorRecord[] = []
   for (let i = 0; i < view.getUint32(h.tensorCount, true); i++) {
     const at = u64(h.tensorsOffset) + i * layout.tensorBytes
     const rank = view.getUint32(at + t.rank, true)
+    if (rank > layout.maxDims) fail(`dims of tensor ${i}`, `at most ${layout.maxDims}`, rank)
+    const arena = view.getUint32(at + t.arena, true)
+    const dtype = view.getUint32(at + t.dtype, true)
     tensors.push({
-      arena: arenaNames[view.getUint32(at + t.arena, true)]!,
-      dtype: dtypes[view.getUint32(at + t.dtype, true)]!,
+      arena: arenaNames[arena] ?? fail(`arena of tensor ${i}`, `below ${arenaNames.length}`, arena),
+      dtype: dtypes[dtype] ?? fail(`dtype of tensor ${i}`, `below ${dtypes.length}`, dtype),
       byteOffset: u64(at + t.offset),
       shape: Array.from({ length: rank }, (_, d) => Number(view.getBigInt64(at + t.dims + 8 * d, true))),
     })
@@ -258,6 +278,9 @@ export function decodeProgram(bytes: Uint8Array): Program {
   for (let i = 0; i < view.getUint32(h.instructionCount, true); i++) {
     const opcode = view.getUint16(at + s.opcode, true)
     const op = opOfCode(opcode) ?? fail('opcode', 'one of the op table', opcode)
+    const length = view.getUint32(at + s.bytes, true)
+    if (length < layout.instructionHeadBytes) fail(`bytes of instruction ${i}`, 'those of its head at least', length)
+    const words = view.getUint16(at + s.attributeWords, true)
     const counts = [view.getUint8(at + s.inputs), view.getUint8(at + s.outputs), view.getUint16(at + s.scalars, true)]
     let next = at + layout.instructionHeadBytes
     const [inputs, outputs, scalars] = counts.map((count) =>
@@ -273,8 +296,9 @@ export function decodeProgram(bytes: Uint8Array): Program {
       if (kind === 'float') attributes[name] = view.getFloat64(next, true)
       else if (kind === 'int') attributes[name] = Number(view.getBigInt64(next, true))
       else {
-        const length = Number(view.getBigInt64(next, true))
-        attributes[name] = Array.from({ length }, () => Number(view.getBigInt64((next += 8), true)))
+        const count = Number(view.getBigInt64(next, true))
+        if (count < 0 || count >= words) fail(`list length of instruction ${i}`, `0 to ${words - 1}`, count)
+        attributes[name] = Array.from({ length: count }, () => Number(view.getBigInt64((next += 8), true)))
       }
       next += 8
     }
@@ -288,7 +312,7 @@ export function decodeProgram(bytes: Uint8Array): Program {
       workspace: workspace === layout.absent ? null : workspace,
       debug: debug.instructions[i],
     })
-    at += view.getUint32(at + s.bytes, true)
+    at += length
   }
   return {
     name: debug.name,

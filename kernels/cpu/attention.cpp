@@ -1,6 +1,7 @@
 // Attention in tiles: scores exist for one block of queries and keys at a time, so memory is linear in the sequence.
-// Legend: T sequence, H heads, D head size. Source: FlashAttention-2 (arXiv 2307.08691). Keys past a causal query cost nothing beyond
-// the tile on the diagonal. A (batch, head) pair is one task and its blocks are taken in order: bits do not depend on threads.
+// Source: FlashAttention-2 (arXiv 2307.08691). Keys past a causal query cost nothing beyond the tile on the diagonal.
+// A (batch, head) pair is one task and its blocks are taken in order, so bits do not depend on threads.
+// Legend: T sequence, H heads, D head size.
 #include "check.h"
 #include "gemm.h"
 #include "philox.h"
@@ -28,7 +29,7 @@ struct Dropout {
   vi possible;
   vf factor;
 
-  /// Factors of `count` consecutive elements; the first is at the returned address, inside `buffer` of count + 8 * VL floats.
+  /// Factors of `count` consecutive elements; the first is at the returned address, in `buffer` of count + 8 * VL floats.
   DT_INLINE const float* factors(float* buffer, uint32_t sample, uint64_t element, int64_t count) const {
     const int64_t skip = element % 4;
     for (int64_t i = 0; i < skip + count; i += 4 * VL) {
@@ -58,7 +59,8 @@ struct Plan {
     batch = qkv.dims[0], sequence = qkv.dims[1], width = qkv.dims[2];
     heads = attributes.heads, hidden = width / 3, size = hidden / heads;
     if (size > HEAD_LIMIT) {
-      fail("%s: head size, expected at most %lld, got %lld", op, static_cast<long long>(HEAD_LIMIT), static_cast<long long>(size));
+      fail("%s: head size, expected at most %lld, got %lld", op, static_cast<long long>(HEAD_LIMIT),
+           static_cast<long long>(size));
     }
     padded_size = round_up(size, VL), padded_sequence = round_up(sequence, NR);
     causal = attributes.causal, scale = static_cast<float>(attributes.scale);
@@ -118,7 +120,8 @@ DT_INLINE vi below(int64_t column, int64_t visible) {
 struct Online {
   alignas(64) float top[QUERIES];
   alignas(64) float total[QUERIES];
-  alignas(64) float shrink[QUERIES];  // the factor of earlier keys' sums; before `exponentiate`, its logarithm
+  /// The factor of earlier keys' sums; between raise_tops and exponentiate its logarithm.
+  alignas(64) float shrink[QUERIES];
 };
 
 /// Raises the running top of each row of a strip to the highest of its visible scores, times `scale`.
@@ -135,9 +138,11 @@ DT_INLINE void raise_tops(Online& online, int64_t first, int64_t rows, const flo
   }
 }
 
-/// Each row's scores become e^(scale score - top), zero past what is visible and up to `columns`; its total goes on from earlier keys.
+/// Each row's scores become e^(scale score - top), zero past what is visible and up to `columns`; its total goes on from
+/// earlier keys.
 template <class Visible>
-DT_INLINE void exponentiate(Online& online, int64_t first, int64_t rows, float* scores, int64_t columns, float scale, Visible visible) {
+DT_INLINE void exponentiate(Online& online, int64_t first, int64_t rows, float* scores, int64_t columns, float scale,
+                            Visible visible) {
   const vf factor = splat(scale);
   for (int64_t r = 0; r < MR; r += VL) {
     const int n = lanes_left(MR - r);
@@ -157,7 +162,7 @@ DT_INLINE void exponentiate(Online& online, int64_t first, int64_t rows, float* 
       total += e;
       store(scores + c, e);
     }
-    online.total[first + r] = mul_add(splat(online.total[first + r]), splat(online.shrink[first + r]), splat(sum(total)))[0];
+    online.total[first + r] = online.total[first + r] * online.shrink[first + r] + sum(total);
   }
 }
 
@@ -208,23 +213,20 @@ void attention(const Call& call) {
           for (int64_t d = 0; d < size; d += NR) {
             const Tile tile{s - q0, d, rows, least(NR, size - d)};
             const float* const v = values + k0 * stride + d;
-            if (k0 == 0) {
-              multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr, Identity{});
-            } else {
-              multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr,
-                                             [&](vf value, int64_t row, int64_t column, int lanes) {
-                                               const vf earlier = load_part(sums + row * stride + column, lanes);
-                                               return mul_add(earlier, splat(online.shrink[row]), value);
-                                             });
-            }
+            const auto go_on = [&](vf value, int64_t row, int64_t column, int lanes) {
+              const vf earlier = load_part(sums + row * stride + column, lanes);
+              return mul_add(earlier, splat(online.shrink[row]), value);
+            };
+            if (k0) multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr, go_on);
+            else multiply_add<SCORES_STRIDE, 1>(tile, scores, v, stride, count, sums, stride, nullptr, Identity{});
           }
         }
       for (int64_t t = q0; t < q1; ++t) {
         const float total = online.total[t - q0];
         const vf inverse = splat(1.0f / total);
+        float* const out = o + (b * T + t) * plan.hidden + h * size;
         for (int64_t d = 0; d < size; d += VL) {
-          const int lanes = lanes_left(size - d);
-          store_part(o + (b * T + t) * plan.hidden + h * size + d, load_part(sums + (t - q0) * stride + d, lanes) * inverse, lanes);
+          store_part(out + d, load(sums + (t - q0) * stride + d) * inverse, lanes_left(size - d));
         }
         if (lse) lse[(b * plan.heads + h) * T + t] = online.top[t - q0] + std::log(total);
       }
@@ -234,8 +236,8 @@ void attention(const Call& call) {
 
 /// With P the probabilities and F dropout's factors, one row of scores S and of dP = dO V^T becomes P F and
 /// scale P (F dP - delta), both zero past `visible` and up to `columns`.
-DT_INLINE void differentiate(float* scores, float* dprobabilities, const float* kept, int64_t visible, int64_t columns, float scale,
-                             float lse, float delta) {
+DT_INLINE void differentiate(float* scores, float* dprobabilities, const float* kept, int64_t visible, int64_t columns,
+                             float scale, float lse, float delta) {
   const vf factor = splat(scale), shift = splat(-lse);
   const auto step = [&](int64_t c, auto masked) {
     const vf p = exp(mul_add(load(scores + c), factor, shift));
@@ -311,7 +313,7 @@ void attention_backward(const Call& call) {
           const int64_t rows = least(MR, q1 - s);
           const int64_t count = plan.visible(s + rows - 1, k0, keys);
           if (count == 0) continue;
-          // A tile of keys reads its rows of scores from its first key's query on, so rows are zero for a tile past what they see.
+          // A tile of keys reads rows of scores from its first key's query on: they are zero for a tile past what they see.
           const int64_t columns = least(KEYS, round_up(count + MR, VL));
           float* const row_scores = scores + (s - q0) * SCORES_STRIDE;
           float* const row_dscores = dscores + (s - q0) * SCORES_STRIDE;

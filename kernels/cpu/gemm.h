@@ -1,6 +1,7 @@
-// The packed matrix product C = initial + A B behind linear layers and attention: blocks of K, N and M for the caches (Goto and van
-// de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008), and a micro-kernel whose tile of C stays in registers.
-// Each element of C is summed over fixed blocks of K in order, so its bits depend on the shapes alone, never on threads or tiles.
+// The packed matrix product C = initial + A B behind linear layers and attention: blocks of K, N and M for the caches
+// (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008), and a micro-kernel whose tile of C
+// stays in registers. Each element of C is summed over fixed blocks of K in order, so its bits depend on the shapes alone,
+// never on threads or tiles.
 #pragma once
 
 #include <type_traits>
@@ -19,8 +20,8 @@ inline constexpr int MR = 4;
 #endif
 inline constexpr int NR = 2 * VL;
 
-/// Cache blocks: MC x KC of A and MC x NC of C stay in L2 while panels of B, KC x NR, stream past; PANELS elements of packed B stay in L3.
-/// `packing` in kernels/ops/linear.ts counts their bytes.
+/// Cache blocks: MC x KC of A and MC x NC of C stay in L2 while panels of B, KC x NR, stream past; PANELS elements of
+/// packed B stay in L3. `packing` in kernels/ops/linear.ts counts their bytes.
 inline constexpr int64_t KC = 384;
 inline constexpr int64_t MC = 96;
 inline constexpr int64_t NC = 1536;
@@ -114,8 +115,8 @@ inline void pack_panels(float* to, Matrix from, int64_t depth, int64_t columns) 
   }
 }
 
-/// sum += A B for a tile of M rows and V vectors of columns. A's strides are constants, so that every element of A has a fixed
-/// address beside one pointer; rows of B are `stride` apart.
+/// sum += A B for a tile of M rows and V vectors of columns. A's strides are constants, so that every element of A has a
+/// fixed address beside one pointer; rows of B are `stride` apart.
 template <int M, int V, int row_stride, int column_stride>
 DT_INLINE void multiply(vf (&sum)[M][V], const float* a, const float* b, int64_t stride, int64_t depth) {
 #pragma GCC unroll 2
@@ -193,22 +194,28 @@ DT_INLINE void multiply_add(Tile tile, const float* a, const float* b, int64_t b
     }
 }
 
-/// C (m x n, rows `c_stride` apart) = finish(initial + A B), A m x k and B k x n. `initial` has C's layout, may be C itself, or is null for
-/// zero. `finish(value, row, column, lanes)` is applied once to each final vector of C. The call's workspace
-/// begins with packing_bytes(threads).
+/// C (m x n, rows `c_stride` apart) = finish(initial + A B), A m x k and B k x n. `initial` has C's layout, may be C
+/// itself, or is null for zero. `finish(value, row, column, lanes)` is applied once to each final vector of C. The call's
+/// workspace begins with packing_bytes(threads).
 template <class Finish = Identity>
 inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, float* c, int64_t c_stride,
                  const float* initial, Finish finish = {}) {
+  if (m == 0 || n == 0) return;
   float* const panels = reinterpret_cast<float*>(call.workspace);
   float* const blocks = panels + PANELS;
-  Pool& pool = *call.pool;
-  const int64_t threads = pool.threads();
+  // A product of microseconds is not worth waking threads for.
+  const bool alone = m * n * k <= (1 << 20);
+  const int64_t threads = alone ? 1 : call.pool->threads();
+  const auto each = [&](int64_t tasks, auto&& body) {
+    if (!alone) return call.pool->each(tasks, body);
+    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+  };
 
   const int64_t k_blocks = k ? divide_up(k, KC) : 1;
   const int64_t k_block = round_up(divide_up(k, k_blocks), 16);
   // Packed at a time: n_chunk columns of B and as many blocks of K as PANELS holds.
   const int64_t n_limit = k ? greatest(NC / 2, least(NC, PANELS / (k_blocks * k_block))) : NC;
-  const int64_t n_chunk = n ? round_up(divide_up(n, divide_up(n, n_limit)), NR) : NR;
+  const int64_t n_chunk = round_up(divide_up(n, divide_up(n, n_limit)), NR);
   const int64_t k_chunk = greatest(1, PANELS / (n_chunk * k_block)) * k_block;
   // Rows are split evenly over the threads, and columns too where the rows do not suffice.
   const int64_t m_block = round_up(divide_up(m, round_up(divide_up(m, MC), threads)), MR);
@@ -224,14 +231,15 @@ inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix a, Ma
 
       const int64_t share = round_up(divide_up(width, 4 * threads), NR);
       const int64_t shares = divide_up(width, share);
-      pool.each(divide_up(s1 - s0, k_block) * shares, [&](int64_t task, int) {
+      each(divide_up(s1 - s0, k_block) * shares, [&](int64_t task, int) {
         const int64_t k0 = s0 + task / shares * k_block;
         const int64_t depth = least(k_block, s1 - k0);
         const int64_t from = task % shares * share;
-        pack_panels(panels + (k0 - s0) * width + from * depth, b.at(k0, n0 + from), depth, least(share, columns - from));
+        float* const to = panels + (k0 - s0) * width + from * depth;
+        pack_panels(to, b.at(k0, n0 + from), depth, least(share, columns - from));
       });
 
-      pool.each(m_blocks * n_split, [&](int64_t task, int thread) {
+      each(m_blocks * n_split, [&](int64_t task, int thread) {
         const int64_t m0 = task / n_split * m_block;
         const int64_t rows = least(m_block, m - m0);
         const int64_t from = task % n_split * n_block;
@@ -248,8 +256,11 @@ inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix a, Ma
               const Tile tile{m0 + i, n0 + j, least(MR, rows - i), least(NR, to - j)};
               const float* const rows_of_a = block + i * A_STRIDE;
               const float* const panel = panels + (k0 - s0) * width + j * depth;
-              if (k0 + depth < k) multiply_add<A_STRIDE, 1>(tile, rows_of_a, panel, NR, depth, c, c_stride, before, Identity{});
-              else multiply_add<A_STRIDE, 1>(tile, rows_of_a, panel, NR, depth, c, c_stride, before, finish);
+              const auto add = [&](auto f) {
+                multiply_add<A_STRIDE, 1>(tile, rows_of_a, panel, NR, depth, c, c_stride, before, f);
+              };
+              if (k0 + depth < k) add(Identity{});
+              else add(finish);
             }
         }
       });

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 /// Always inlined: one object file per instruction set must never lend its code of a shared function to another.
 #define DT_INLINE inline __attribute__((always_inline))
@@ -43,7 +44,7 @@ class Pool {
 
   template <class F>
   DT_INLINE void each(int64_t tasks, F&& f) {
-    run(tasks, [](void* c, int64_t task, int thread) { (*static_cast<F*>(c))(task, thread); }, &f);
+    run(tasks, [](void* c, int64_t task, int thread) { (*static_cast<std::remove_reference_t<F>*>(c))(task, thread); }, &f);
   }
 };
 

@@ -1,5 +1,6 @@
-// Linear layers on the packed product, with bias, residual and activation in its epilogue. Legend: M rows of x, K input features,
-// N output features. Both weight layouts, and the transposed operands of the gradients, are strides: nothing is transposed in memory.
+// Linear layers on the packed product, with bias, residual and activation in its epilogue. Both weight layouts, and the
+// transposed operands of the gradients, are strides: nothing is transposed in memory.
+// Legend: M rows of x (all leading dims), K input features, N output features.
 #include "activation.h"
 #include "cross-entropy.h"
 #include "gemm.h"
@@ -22,7 +23,9 @@ DT_INLINE Matrix weight_NK(const float* weight, bool transposed, int64_t k, int6
 
 struct AddBias {
   const float* bias;
-  DT_INLINE vf operator()(vf value, int64_t, int64_t column, int lanes) const { return value + load_part(bias + column, lanes); }
+  DT_INLINE vf operator()(vf value, int64_t, int64_t column, int lanes) const {
+    return value + load_part(bias + column, lanes);
+  }
 };
 
 void linear(const Call& call) {
@@ -58,9 +61,10 @@ void linear_input_gradient_activation(const Call& call) {
   const int64_t m = call.in(0).rows(), n = call.in(0).last(), k = call.out(0).last();
   const Matrix w = weight_NK(weight, attributes.transposed, k, n);
   with_kind(op, attributes.kind, [&](auto kind) {
-    gemm(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, [=](vf value, int64_t row, int64_t column, int lanes) {
+    const auto finish = [=](vf value, int64_t row, int64_t column, int lanes) {
       return value * activate_gradient<kind.value>(load_part(pre + row * k + column, lanes));
-    });
+    };
+    gemm(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, finish);
   });
 }
 
@@ -92,15 +96,16 @@ void linear_activation(const Call& call) {
     return;
   }
   with_kind(op, attributes.kind, [&](auto kind) {
-    gemm(call, m, n, k, rows_of(x, k), w, y, n, nullptr, [=](vf value, int64_t row, int64_t column, int lanes) {
+    const auto finish = [=](vf value, int64_t row, int64_t column, int lanes) {
       if (bias) value += load_part(bias + column, lanes);
       if (pre) store_part(pre + row * n + column, value, lanes);
       return activate<kind.value>(value);
-    });
+    };
+    gemm(call, m, n, k, rows_of(x, k), w, y, n, nullptr, finish);
   });
 }
 
-/// The head's product and the loss over chunks of rows; with `gradients`, each chunk's logits become their own gradient in place.
+/// The head's product and the loss over chunks of rows; with `gradients`, each chunk's logits become their own gradient.
 template <class Attributes, bool gradients>
 void linear_cross_entropy(const Call& call) {
   constexpr const char* op = gradients ? "linear_cross_entropy_gradients" : "linear_cross_entropy";
@@ -123,8 +128,8 @@ void linear_cross_entropy(const Call& call) {
   for (int64_t first = 0; first < rows; first += attributes.rows) {
     const int64_t chunk = least(attributes.rows, rows - first);
     const float* x_chunk = x + first * features;
-    gemm(call, chunk, classes, features, rows_of(x_chunk, features), weight_KN(weight, transposed, features, classes), logits,
-         classes, nullptr);
+    const Matrix x_rows = rows_of(x_chunk, features);
+    gemm(call, chunk, classes, features, x_rows, weight_KN(weight, transposed, features, classes), logits, classes, nullptr);
     call.pool->each(chunk, [&](int64_t row, int) {
       float* row_logits = logits + row * classes;
       const int32_t target = targets[first + row];
@@ -146,7 +151,7 @@ void linear_cross_entropy(const Call& call) {
     if (transposed) {
       gemm(call, features, classes, chunk, columns_of(x_chunk, features), rows_of(logits, classes), dw, classes, before);
     } else {
-      gemm(call, classes, features, chunk, columns_of(logits, classes), rows_of(x_chunk, features), dw, features, before);
+      gemm(call, classes, features, chunk, columns_of(logits, classes), x_rows, dw, features, before);
     }
   }
   double total = 0;

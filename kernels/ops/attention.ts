@@ -1,6 +1,7 @@
 // Scaled dot-product attention over one packed buffer qkv_BT3HD, in tiles: memory is linear in the sequence length.
 // Legend: B batch, T sequence, H heads, D head size. Source of the tiling: FlashAttention-2 (arXiv 2307.08691).
 import {
+  type Attributes,
   elements,
   expectFloat,
   expectShape,
@@ -9,6 +10,7 @@ import {
   OpError,
   required,
   streamCost,
+  type TensorType,
 } from './definition.js'
 
 const attributes = {

@@ -67,12 +67,14 @@ auto guarded(Napi::Env env, F&& body) -> decltype(body()) {
   };
   try {
     return body();
+  } catch (const Napi::Error&) {
+    throw;
   } catch (const ProgramError& error) {
     fail("PROGRAM_FORMAT", error.what());
-  } catch (const UsageError& error) {
-    fail("DEVICE_USAGE", error.what());
   } catch (const std::bad_alloc&) {
     fail("DEVICE_MEMORY", "device: memory, expected as much as asked for, got less");
+  } catch (const std::exception& error) {
+    fail("DEVICE_USAGE", error.what());
   }
   throw std::logic_error("unreachable");
 }

@@ -26,6 +26,7 @@ import {
   type RunOptions,
   type RunReport,
 } from '../device.js'
+import { sharedMemory } from '../memory/shared.js'
 import { verifyProgram } from '../verify.js'
 
 const isOpen = 1
@@ -41,7 +42,7 @@ let lastGroup = 0
 
 export function createReferenceGroup({ ranks, arenas }: GroupOptions): DeviceGroup {
   const memory = Array.from({ length: ranks }, () => {
-    const buffers = arenaNames.map((name) => [name, new SharedArrayBuffer(arenas[name])])
+    const buffers = arenaNames.map((name) => [name, sharedMemory(name, arenas[name])])
     return Object.fromEntries(buffers) as RankBuffers
   })
   const control = new SharedArrayBuffer(ReferenceCommunicator.bytes(ranks) + ranks * stateBytes)

@@ -61,7 +61,8 @@ void ThreadPool::work(int thread) {
 }
 
 void ThreadPool::help(int thread) {
-  uint32_t seen = job_.load();
+  // Not job_ as it is now: the pool may have ended, or opened a job, before this thread ran.
+  uint32_t seen = 0;
   for (;;) {
     const auto changed = [&] { return job_.load(std::memory_order_acquire) != seen; };
     if (!spin_until(changed)) {

@@ -166,6 +166,7 @@ export class Cell {
     this.current = letter
     this.cancelled = false
     this.askAbort = null
+    this.busy = true
     let result: unknown
     try {
       result = frames.run(frame, run)
@@ -174,7 +175,6 @@ export class Cell {
       return
     }
     if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
-      this.busy = true
       ;(result as PromiseLike<unknown>).then(
         (value) => this.handled(letter, value),
         (error) => this.threw(letter, error),

@@ -66,7 +66,7 @@ export function exceptionCause(thrown: unknown): Cause {
 
 /** The error of a message that reaches an actor whose life is over. */
 export function deadActor(operation: string, path: string, cause: Cause | undefined): ActorError {
-  const why = cause ? `${cause.kind}: ${cause.message}` : 'it stopped earlier'
+  const why = cause ? `${cause.kind}: ${cause.message}` : 'it stopped earlier, or is between two lives'
   return new ActorError(
     'DEAD_ACTOR',
     `${operation}: ${path} is not alive (${why})`,

@@ -176,6 +176,7 @@ export class Guardian {
       const message = `spawn: ${path}, expected init to succeed, got ${failure.kind}: ${failure.message}`
       throw new ActorError('SPAWN_FAILED', message, { actor: path, kind: failure.kind }, { cause: error })
     }
+    entry.spawned = true
     this.options.publish({ type: 'spawned', actor: path, worker: placeOf(host) })
     return address
   }
@@ -269,7 +270,7 @@ export class Guardian {
     this.tree.remove(entry)
     entry.up.resolve(false)
     entry.gone.resolve(last)
-    this.options.publish({ type: 'stopped', actor: entry.path, cause: last })
+    if (entry.spawned) this.options.publish({ type: 'stopped', actor: entry.path, cause: last })
   }
 
   private failed(entry: Entry, life: Life, cause: Cause): void {

@@ -73,9 +73,9 @@ export class Host implements CellHost {
     if (this.lines.has(to.id)) return false
     const life = this.credits.take(to.slot, to.id)
     if (life === full) return false
+    // Where the receiver is down, its host knows why and tells.
     const letter: Letter = { kind: 'letter', to, life, from, message, ask: null }
-    if (life === down) this.undeliverable(letter, this.causes.get(to.id))
-    else this.post(letter)
+    this.post(letter)
     return true
   }
 
@@ -128,14 +128,11 @@ export class Host implements CellHost {
         if (!this.pending.has(id)) return true
         const life = this.credits.take(to.slot, to.id)
         if (life === full) return false
-        if (life === down) this.pending.reject(id, deadActor('ask', to.path, this.causes.get(to.id)))
-        else {
-          sent = true
-          try {
-            this.post({ kind: 'letter', to, life, from, message, ask: { id, host: this.index, chain } })
-          } catch (error) {
-            this.pending.reject(id, asError(error))
-          }
+        sent = true
+        try {
+          this.post({ kind: 'letter', to, life, from, message, ask: { id, host: this.index, chain } })
+        } catch (error) {
+          this.pending.reject(id, asError(error))
         }
         return true
       }
@@ -236,8 +233,9 @@ export class Host implements CellHost {
     this.send(ask.host, { kind: 'refusal', id: ask.id, error })
   }
 
-  undeliverable(letter: Letter, cause: Cause | undefined): void {
+  undeliverable(letter: Letter, reason: Cause | undefined): void {
     this.credits.give(letter.to.slot, letter.life)
+    const cause = reason ?? this.causes.get(letter.to.id)
     if (letter.ask) {
       this.refuse(letter.ask, deadActor('ask', letter.to.path, cause))
       return
@@ -282,7 +280,7 @@ export class Host implements CellHost {
       case 'letter': {
         const cell = this.cells.get(envelope.to.id)
         if (cell) cell.deliver(envelope)
-        else this.undeliverable(envelope, this.causes.get(envelope.to.id))
+        else this.undeliverable(envelope, undefined)
         break
       }
       case 'reply':
@@ -362,7 +360,7 @@ export class Host implements CellHost {
       this.credits.give(letter.to.slot, letter.life)
       throw error
     }
-    if (!sent) this.undeliverable(letter, this.causes.get(letter.to.id))
+    if (!sent) this.undeliverable(letter, undefined)
   }
 
   private send(to: number, envelope: Envelope): boolean {

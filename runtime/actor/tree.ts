@@ -54,6 +54,8 @@ export class Entry {
   readonly gone = deferred<Cause>()
   status: ActorView['status'] = 'starting'
   restarts = 0
+  /** Its first `init` is done. */
+  spawned = false
   life: Life | null = null
   /** Why the last life ended. */
   cause: Cause | null = null

@@ -1,9 +1,15 @@
 // From placed graphs and their memory plan to flat programs: a tensor record for every operand, an instruction for every node that
 // is not a view.
-import { encodeProgram, type Instruction, type Program, programHash, type TensorRecord } from '../../kernels/abi/program.js'
+import {
+  encodeProgram,
+  type Instruction,
+  type Program,
+  programHash,
+  type TensorRecord,
+} from '../../kernels/abi/program.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import type { Node, Value } from './ir.js'
-import type { PlacedGraph } from './partition/partition.js'
+import type { PlacedGraph } from './partition/build.js'
 import type { ProgramPlan } from './plan.js'
 
 /** A program with its bytes and fingerprint. */
@@ -53,7 +59,10 @@ export function assemble(
     )
     // An output that nobody reads is not asked for, unless the memory itself is the point.
     const wanted = (value: Value, o: number): boolean =>
-      read.has(value) || placements.has(value) || op.aliases?.some(([, output]) => output === o) === true || node.outputs.length === 1
+      read.has(value) ||
+      placements.has(value) ||
+      op.aliases?.some(([, output]) => output === o) === true ||
+      node.outputs.length === 1
     const bytes = plan.workspaces.get(node)
     return {
       op: node.op,

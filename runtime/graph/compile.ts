@@ -8,16 +8,11 @@ import type { Tensor } from '../nn/tensor.js'
 import { assemble, type CompiledProgram, printProgram } from './assemble.js'
 import { differentiate } from './autodiff.js'
 import { type Graph, printGraph } from './ir.js'
+import type { PlacedGraph } from './partition/build.js'
 import type { GatherOptions } from './partition/gathers.js'
 import { createLayout, type FlatLayout } from './partition/layout.js'
-import {
-  type MicroStep,
-  type OptimizerPlan,
-  optimizerStates,
-  Partitioner,
-  type PlacedGraph,
-  type ZeroStage,
-} from './partition/partition.js'
+import { Partitioner } from './partition/partition.js'
+import { type MicroStep, type OptimizerPlan, optimizerStates, Sharding, type ZeroStage } from './partition/sharding.js'
 import { checkpointBlocks } from './passes/checkpoint.js'
 import { fusionPasses } from './passes/fuse.js'
 import { commonSubexpressions, deadCode } from './passes/simplify.js'
@@ -66,7 +61,7 @@ export interface CompileOptions {
 
 export interface Compilation {
   readonly layout: FlatLayout
-  readonly partitioner: Partitioner
+  readonly sharding: Sharding
   readonly plan: MemoryPlan
   readonly programs: Readonly<Partial<Record<ProgramName, CompiledProgram>>>
 }
@@ -82,7 +77,7 @@ export function compile(options: CompileOptions): Compilation {
       ? { ranks, persistenceThreshold: options.persistenceThreshold, persistenceLimit: options.persistenceLimit }
       : { ranks },
   )
-  const partitioner = new Partitioner(layout, {
+  const sharding = new Sharding(layout, {
     ranks,
     stage,
     gathers: options.gathers,
@@ -91,9 +86,12 @@ export function compile(options: CompileOptions): Compilation {
     optimizer: training?.optimizer ?? identity,
     clipping: training?.clipping ?? 0,
   })
+  const partitioner = new Partitioner(sharding)
   const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
     const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.fusions), deadCode]
-    return passes.filter((pass) => !options.without?.includes(pass.name)).reduce((result, pass) => pass.run(result), graph)
+    return passes
+      .filter((pass) => !options.without?.includes(pass.name))
+      .reduce((result, pass) => pass.run(result), graph)
   }
   const tokens = (rows: number) => ({ shape: [rows, sequence], dtype: 'i32' as const })
   const lossGraph = (isTraining: boolean): Graph =>
@@ -141,7 +139,7 @@ export function compile(options: CompileOptions): Compilation {
     for (const step of steps) placed[step] = partitioner.microStep(optimized, step)
   }
 
-  const plan = planMemory(placed, fixedTensors(partitioner, placed), { threads: options.threads })
+  const plan = planMemory(placed, fixedTensors(sharding, placed), { threads: options.threads })
   options.debug?.('plan', () => JSON.stringify(plan.arenas))
   const programs: Partial<Record<ProgramName, CompiledProgram>> = {}
   for (const [name, graph] of Object.entries(placed)) {
@@ -149,22 +147,25 @@ export function compile(options: CompileOptions): Compilation {
     programs[name as ProgramName] = program
     options.debug?.('program', () => printProgram(program))
   }
-  return { layout, partitioner, plan, programs }
+  return { layout, sharding, plan, programs }
 }
 
 /** Everything that outlives a run, in the order in which it lies in its arena. */
-function fixedTensors(partitioner: Partitioner, programs: Readonly<Partial<Record<ProgramName, PlacedGraph>>>): FixedTensor[] {
+function fixedTensors(
+  sharding: Sharding,
+  programs: Readonly<Partial<Record<ProgramName, PlacedGraph>>>,
+): FixedTensor[] {
   const bytes = new Map<string, number>()
   for (const { graph } of Object.values(programs)) {
     for (const { name, value } of graph.inputs) {
       bytes.set(name, Math.max(bytes.get(name) ?? 0, byteLength(value.type)))
     }
   }
-  const { units } = partitioner.layout
+  const { units } = sharding.layout
   const names = [
     ...units.map((unit) => `parameters/${unit.name}`),
     ...units.map((unit) => `gradients/${unit.name}`),
-    ...optimizerStates(partitioner.options.optimizer).flatMap((state) =>
+    ...optimizerStates(sharding.options.optimizer).flatMap((state) =>
       units.map((unit) => `optimizer/${state}/${unit.name}`),
     ),
   ]

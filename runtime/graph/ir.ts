@@ -60,10 +60,17 @@ export class GraphError extends Error {
   readonly code: string
   constructor(
     message: string,
-    readonly details: { readonly op?: string; readonly module?: string | undefined; readonly source?: string | undefined } = {},
+    readonly details: {
+      readonly op?: string
+      readonly module?: string | undefined
+      readonly source?: string | undefined
+    } = {},
     options?: ErrorOptions,
   ) {
-    super(details.source ? `${message} (${[details.module, details.source].filter(Boolean).join(', ')})` : message, options)
+    super(
+      details.source ? `${message} (${[details.module, details.source].filter(Boolean).join(', ')})` : message,
+      options,
+    )
     this.code = 'GRAPH'
   }
 }
@@ -76,7 +83,8 @@ export class GraphBuilder {
   #next = 0
 
   input(name: string, kind: InputKind, type: TensorType): Value {
-    if (this.#inputs.some((input) => input.name === name)) throw new GraphError(`graph: input ${name}, expected one, got two`)
+    if (this.#inputs.some((input) => input.name === name))
+      throw new GraphError(`graph: input ${name}, expected one, got two`)
     const value: Value = { id: this.#next++, type, node: null, index: this.#inputs.length }
     this.#inputs.push({ name, kind, value })
     return value
@@ -168,7 +176,9 @@ export function printGraph(graph: Graph): string {
       .map(([name, value]) => `${name}=${Array.isArray(value) ? `[${value.join(' ')}]` : value}`)
       .join(' ')
     const where = [node.origin.phase, node.origin.module, node.origin.source].filter(Boolean).join(' ')
-    lines.push(`${outputs} = ${node.op}(${node.inputs.map(show).join(', ')})${attributes ? ` {${attributes}}` : ''}  ; ${where}`)
+    lines.push(
+      `${outputs} = ${node.op}(${node.inputs.map(show).join(', ')})${attributes ? ` {${attributes}}` : ''}  ; ${where}`,
+    )
   }
   for (const { name, value } of graph.outputs) lines.push(`return ${name} = ${show(value)}`)
   return `${lines.join('\n')}\n`

@@ -4,7 +4,7 @@ import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
 import { byteLength, int } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { GraphError, type Node, type Value } from './ir.js'
-import type { PlacedGraph } from './partition/partition.js'
+import type { PlacedGraph } from './partition/build.js'
 
 /** Every address is a multiple of this many bytes: a cache line, and the width of the widest vector. */
 export const alignment = 64
@@ -101,7 +101,9 @@ function planProgram(
   for (const { name, value } of graph.inputs) {
     const slot = fixed.get(name)
     if (!slot || slot.bytes < byteLength(value.type)) {
-      throw new GraphError(`plan: tensor ${name}, expected ${byteLength(value.type)} bytes, got ${slot?.bytes ?? 'none'}`)
+      throw new GraphError(
+        `plan: tensor ${name}, expected ${byteLength(value.type)} bytes, got ${slot?.bytes ?? 'none'}`,
+      )
     }
     places.set(value, { block: { ...slot, from: 0, to: 0, merged: null }, offset: 0 })
   }
@@ -156,9 +158,12 @@ function planProgram(
       if (!input) continue
       const [source, target] = [place(input), place(output)]
       const [from, to] = [owner(source.block), owner(target.block)]
-      const fresh = target.block.from === at && target.block.merged === null && !placed.has(output) && target.offset === 0
-      const whole = from.byteOffset === null && source.offset === 0 && from.bytes === to.bytes && from.arena === to.arena
-      const dies = from.to === at && node.inputs.every((other, j) => j === i || !other || owner(place(other).block) !== from)
+      const fresh =
+        target.block.from === at && target.block.merged === null && !placed.has(output) && target.offset === 0
+      const whole =
+        from.byteOffset === null && source.offset === 0 && from.bytes === to.bytes && from.arena === to.arena
+      const dies =
+        from.to === at && node.inputs.every((other, j) => j === i || !other || owner(place(other).block) !== from)
       if (from === to || to.byteOffset !== null || !fresh || !whole || !dies) continue
       to.merged = from
       from.to = Math.max(from.to, to.to)
@@ -170,7 +175,9 @@ function planProgram(
   const arenas = { ...base }
   for (const arena of arenaNames) {
     const done: Block[] = []
-    const pending = [...blocks].filter((block) => block.arena === arena).sort((a, b) => b.bytes - a.bytes || a.from - b.from)
+    const pending = [...blocks]
+      .filter((block) => block.arena === arena)
+      .sort((a, b) => b.bytes - a.bytes || a.from - b.from)
     for (const block of pending) {
       const busy = done
         .filter((other) => other.from <= block.to && block.from <= other.to)

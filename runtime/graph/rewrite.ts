@@ -12,7 +12,8 @@ export class Rewriter {
   readonly #values = new Map<Value, Value>()
 
   constructor(readonly source: Graph) {
-    for (const { name, kind, value } of source.inputs) this.#values.set(value, this.builder.input(name, kind, value.type))
+    for (const { name, kind, value } of source.inputs)
+      this.#values.set(value, this.builder.input(name, kind, value.type))
   }
 
   /** The new graph's value for one of the source graph. */

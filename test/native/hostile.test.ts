@@ -1,17 +1,18 @@
 // Programs whose bytes are hostile: whatever they hold, loading answers with an error or with a program that can be run.
 // The addon is asked directly, behind the fingerprint and the shape rules that the device checks first.
+import { createHash } from 'node:crypto'
 import test from 'ava'
 import fc from 'fast-check'
 import { arenaNames, decodeProgram, layout, ProgramError } from '../../kernels/abi/program.js'
-import { addon, createGroup, type DeviceName, openRank } from '../../native/index.js'
+import { addon, createGroup, openRank } from '../../native/index.js'
 import { arenaSizes, devices, ProgramWriter } from './support.js'
 
 const { addon: native } = addon()
 
 function victim(): Uint8Array {
   const writer = new ProgramWriter(1, ['a', 'b'])
-  const [x, y, z] = [writer.tensor([4, 8]), writer.tensor([4, 8]), writer.tensor([8])]
-  writer.add('add', [x, z], [y]).add('fill', [], [x], { value: 3, dtype: 0, shape: [4, 8] })
+  const [x, y, z] = [writer.tensor([32]), writer.tensor([32]), writer.tensor([32])]
+  writer.add('add', [x, z], [y]).add('fill', [], [x], { value: 3, dtype: 0, shape: [32] })
   writer.add('scale', [y], [x], { factor: 2 }).add('copy', [x], [y])
   writer.add('reduce_scatter', [x, y], [y], { ranks: 1, whole: 1 }).add('all_gather', [x], [y], { ranks: 1, whole: 0 })
   writer.add('barrier', [], [], { ranks: 1 })
@@ -72,6 +73,37 @@ if (native) {
   })
 }
 
+for (const device of devices) {
+  test(`${device}: forged programs are refused with one error, or run without a crash`, async (t) => {
+    const bytes = victim()
+    const group = createGroup({ device, ranks: 1, arenas: arenaSizes({ activations: 4096 }) })
+    const rank = openRank(group.token, { rank: 0, threads: 2 })
+    rank.allocate('activations')
+    const outcomes = { taken: 0, refused: 0 }
+    await fc.assert(
+      fc.asyncProperty(mutations, async (changes) => {
+        const forged = mutate(bytes, changes)
+        const digest = createHash('sha256').update(forged.subarray(layout.header.tensorCount)).digest()
+        forged.set(digest, layout.header.fingerprint)
+        let program: number
+        try {
+          program = rank.load(forged)
+        } catch (error) {
+          outcomes.refused++
+          return error instanceof ProgramError
+        }
+        outcomes.taken++
+        await rank.run(program, new Float64Array(2))
+        return true
+      }),
+      { numRuns: 1000 },
+    )
+    t.true(outcomes.taken > 20 && outcomes.refused > 20, JSON.stringify(outcomes))
+    await rank.close()
+    await group.close()
+  })
+}
+
 test('the fingerprint covers all that follows it', (t) => {
   const bytes = victim()
   fc.assert(
@@ -88,7 +120,7 @@ test('the fingerprint covers all that follows it', (t) => {
   )
 })
 
-for (const device of devices satisfies readonly DeviceName[]) {
+for (const device of devices) {
   test(`${device}: damaged and cut bytes are refused at load`, async (t) => {
     const bytes = victim()
     const group = createGroup({ device, ranks: 1, arenas: arenaSizes({ activations: 4096 }) })

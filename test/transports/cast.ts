@@ -1,6 +1,13 @@
 // Actors for the tests of the runtime: exported, so that workers can import them.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type ActorRef, type Behaviour, type Cause, defineActor, type RefOf } from '../../transports/index.js'
+import {
+  type ActorRef,
+  ActorSystem,
+  type Behaviour,
+  type Cause,
+  defineActor,
+  type RefOf,
+} from '../../transports/index.js'
 
 export const counter = defineActor(import.meta.url, 'counter', {
   init(_context, args: { start: number }) {
@@ -45,9 +52,11 @@ export const sender = defineActor(import.meta.url, 'sender', {
   },
   receive: {
     async burst(state, message: { count: number }) {
-      for (let n = 0; n < message.count; n++) {
+      const last = message.count - 1
+      for (let n = 0; n < last; n++) {
         while (!state.to.tell({ type: 'note', by: state.by, n })) await state.to.ready()
       }
+      await state.to.ask({ type: 'note', by: state.by, n: last })
     },
     async relay(_state, message: { to: ActorRef<{ get(): number }> }): Promise<number> {
       return message.to.ask({ type: 'get' })
@@ -212,3 +221,11 @@ export const greeter = defineActor(import.meta.url, 'greeter', greeting)
 /** A definition that closes over a value, so no other thread can import it. */
 export const enclosed = (offset: number, name = 'enclosed') =>
   defineActor(import.meta.url, name, { init: () => 0, receive: { get: () => offset } })
+
+/** Starts a system where it lives. */
+export const nested = defineActor(import.meta.url, 'nested', {
+  async init() {
+    await (await ActorSystem.start({ workers: 0 })).stop()
+  },
+  receive: {},
+})

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import ava, { type ExecutionContext } from 'ava'
 import { firstValueFrom, filter as keep, take, toArray } from 'rxjs'
 import { ActorError, ActorSystem, type Cause, type SystemEvent } from '../../transports/index.js'
-import { caller, counter, echo, enclosed, holder, mortal, parent, recorder, sender, watcher } from './cast.js'
+import { caller, counter, echo, enclosed, holder, mortal, nested, parent, recorder, sender, watcher } from './cast.js'
 
 // One at a time: each starts threads of its own, and some count them.
 const test = ava.serial
@@ -285,4 +285,15 @@ test('two workers lost at once come back connected', async (t) => {
   await back
   t.is(await a.ask({ type: 'call', path: [b] }), 'a > b')
   t.is(await b.ask({ type: 'call', path: [a] }), 'b > a')
+})
+
+test('a system starts on a thread of the program, not on a worker of a system', async (t) => {
+  const system = await start(t, 1)
+  await system.spawn(nested, undefined, { worker: 'main' })
+  const error = await t.throwsAsync(system.spawn(nested, undefined, { worker: 0 }), { code: 'SPAWN_FAILED' })
+  t.regex((error?.cause as Error).message, /expected one outside any system, got a worker of test-/)
+  await t.throwsAsync(ActorSystem.start({ workers: -1 }), {
+    code: 'BAD_OPTION',
+    message: /workers, expected a whole number/,
+  })
 })

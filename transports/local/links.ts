@@ -18,7 +18,7 @@ type Packet = { readonly bytes: Uint8Array; readonly shared: readonly SharedArra
 
 export interface LinksOwner<Word> {
   readonly refHost: () => RefHost
-  receive(envelope: Envelope, from: number): void
+  receive(envelope: Envelope): void
   hear(word: Word, from: number): void
 }
 
@@ -31,7 +31,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   connect(host: number, port: MessagePort): void {
     this.ports.set(host, port)
     port.on('message', (message: Packet | Word) => {
-      if ('bytes' in message) this.owner.receive(decode(message, this.owner.refHost()) as Envelope, host)
+      if ('bytes' in message) this.owner.receive(decode(message, this.owner.refHost()) as Envelope)
       else this.owner.hear(message, host)
     })
   }

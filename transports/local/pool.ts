@@ -77,7 +77,10 @@ export class Pool implements Spawner {
 
   /** Hears a worker's word. */
   hear(word: ThreadWord, from: number): void {
-    if (word.kind === 'connected') return this.connected(word.host, from)
+    if (word.kind === 'connected') {
+      this.connected(word.host, from)
+      return
+    }
     const thread = this.threads.get(from)
     if (!thread) return
     thread.running = true

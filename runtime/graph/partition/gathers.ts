@@ -32,8 +32,12 @@ export function planGathers(graph: Graph, layout: FlatLayout, options: GatherOpt
   graph.nodes.forEach((node, at) => {
     for (const unit of new Set(node.inputs.flatMap((value) => (value && unitOf.get(value)) ?? []))) {
       const before = stays.at(-1)
-      if (before?.unit === unit) before.last = at
-      else stays.push({ unit, first: at, last: at, travelled: (travelled += unit.length) })
+      if (before?.unit === unit) {
+        before.last = at
+        continue
+      }
+      travelled += unit.length
+      stays.push({ unit, first: at, last: at, travelled })
     }
   })
 

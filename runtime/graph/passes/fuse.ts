@@ -34,7 +34,12 @@ function linearActivation(graph: Graph): Graph {
     const activation = fused.get(node)
     if (!activation) return false
     const attributes = { ...node.attributes, ...activation.attributes }
-    const [pre, y] = rewriter.builder.emit('linear_activation', rewriter.mapAll(node.inputs.slice(0, 3)), attributes, node.origin)
+    const [pre, y] = rewriter.builder.emit(
+      'linear_activation',
+      rewriter.mapAll(node.inputs.slice(0, 3)),
+      attributes,
+      node.origin,
+    )
     rewriter.replace(node.outputs[0]!, pre!)
     rewriter.replace(activation.outputs[0]!, y!)
     return true
@@ -180,4 +185,6 @@ const forms: readonly [FusionName, (graph: Graph) => Graph][] = [
 
 /** The fusion passes of a backend, in the order in which they apply. */
 export const fusionPasses = (fusions: readonly FusionName[]): Pass[] =>
-  forms.filter(([name]) => fusions.includes(name)).map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run }))
+  forms
+    .filter(([name]) => fusions.includes(name))
+    .map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run }))

@@ -29,7 +29,8 @@ export const commonSubexpressions: Pass = {
       if (opNamed(node.op).effect || node.origin.recomputed) return false
       const inputs = rewriter.mapAll(node.inputs)
       const key = JSON.stringify([node.op, inputs.map((value) => value?.id ?? null), node.attributes, node.scalars])
-      const outputs = seen.get(key) ?? rewriter.builder.emit(node.op, inputs, node.attributes, node.origin, node.scalars)
+      const outputs =
+        seen.get(key) ?? rewriter.builder.emit(node.op, inputs, node.attributes, node.origin, node.scalars)
       seen.set(key, outputs)
       node.outputs.forEach((value, i) => {
         rewriter.replace(value, outputs[i]!)

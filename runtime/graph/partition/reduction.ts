@@ -1,0 +1,125 @@
+// How gradients reach their owners: bucket by bucket, as soon as the backward has made a bucket's last one, each owner adding the
+// ranks' contributions in rank order onto its accumulator.
+import { opNamed } from '../../../kernels/ops/index.js'
+import type { Graph, Node, Value } from '../ir.js'
+import { type Build, communication, groupBy, type NodeHooks } from './build.js'
+import { gapsOf, type Unit } from './layout.js'
+import type { Sharding } from './sharding.js'
+
+/** Sends gradients to their owners as the backward makes them, bucket by bucket. */
+export class Reduction implements NodeHooks {
+  readonly #build: Build
+  readonly #sharding: Sharding
+  readonly #fresh: boolean
+  /** For each gradient value of the joint graph, where it goes. */
+  readonly #targets = new Map<Value, { unit: Unit; start: number }[]>()
+  readonly #buckets: { units: Unit[]; firstNode: Node; lastNode: Node }[]
+  readonly #memory = new Map<Unit, { base: Value; byteOffset: number }>()
+  readonly #first: Map<Node, { units: Unit[] }[]>
+  readonly #last: Map<Node, { units: Unit[] }[]>
+
+  constructor(build: Build, sharding: Sharding, joint: Graph, fresh: boolean) {
+    this.#build = build
+    this.#sharding = sharding
+    this.#fresh = fresh
+    const { layout, options } = sharding
+    const order = new Map(joint.nodes.map((node, i) => [node, i]))
+    const gradients = new Map(joint.outputs.map(({ name, value }) => [name, value]))
+    const spans = layout.units.map((unit) => {
+      const nodes = unit.parameters.map((slot) => {
+        const value = gradients.get(`gradient:${slot.name}`)!
+        const targets = this.#targets.get(value) ?? []
+        targets.push({ unit, start: slot.start })
+        this.#targets.set(value, targets)
+        return value.node!
+      })
+      // A gradient that adds onto a base is made where the base is: the bucket must be there by then.
+      for (const node of nodes) {
+        const base = node.inputs[opNamed(node.op).inputs.indexOf('base?')]
+        if (base?.node) nodes.push(base.node)
+      }
+      const ranked = nodes.toSorted((a, b) => order.get(a)! - order.get(b)!)
+      return { unit, firstNode: ranked[0]!, lastNode: ranked.at(-1)! }
+    })
+    spans.sort((a, b) => order.get(a.lastNode)! - order.get(b.lastNode)!)
+    this.#buckets = []
+    let size = 0
+    for (const { unit, firstNode, lastNode } of spans) {
+      const open = this.#buckets.at(-1)
+      if (open && size + unit.length <= options.reduceBucketSize) {
+        open.units.push(unit)
+        size += unit.length
+        open.lastNode = lastNode
+        if (order.get(firstNode)! < order.get(open.firstNode)!) open.firstNode = firstNode
+      } else {
+        this.#buckets.push({ units: [unit], firstNode, lastNode })
+        size = unit.length
+      }
+    }
+    this.#first = groupBy(this.#buckets, (bucket) => bucket.firstNode)
+    this.#last = groupBy(this.#buckets, (bucket) => bucket.lastNode)
+  }
+
+  /** With the whole accumulator at hand, the first micro-step's gradients are made in it and no bucket is needed. */
+  #direct(unit: Unit): boolean {
+    return this.#fresh && this.#sharding.lengthIn('gradients', unit) === unit.length
+  }
+
+  before(node: Node): void {
+    for (const { units } of this.#first.get(node) ?? []) {
+      const bucketed = units.filter((unit) => !this.#direct(unit))
+      for (const unit of units) {
+        if (this.#direct(unit)) this.#memory.set(unit, { base: this.#build.gradient(unit), byteOffset: 0 })
+      }
+      if (bucketed.length === 0) continue
+      let length = 0
+      const gaps: number[] = []
+      const starts = bucketed.map((unit) => {
+        const start = length
+        gapsOf(unit).forEach((n, i) => {
+          gaps.push(i % 2 === 0 ? start + n : n)
+        })
+        length += unit.length
+        return start
+      })
+      const [base] = this.#build.builder.emit('bucket', [], { length, gaps }, communication)
+      bucketed.forEach((unit, i) => {
+        this.#memory.set(unit, { base: base!, byteOffset: 4 * starts[i]! })
+      })
+    }
+  }
+
+  after(node: Node): void {
+    for (const output of node.outputs) {
+      for (const { unit, start } of this.#targets.get(output) ?? []) {
+        const { base, byteOffset } = this.#memory.get(unit)!
+        this.#build.place(this.#build.map(output), base, byteOffset + 4 * start)
+      }
+    }
+    for (const { units } of this.#last.get(node) ?? []) for (const unit of units) this.#reduce(unit)
+  }
+
+  #reduce(unit: Unit): void {
+    const { ranks } = this.#sharding.options
+    const { builder } = this.#build
+    const accumulator = this.#build.gradient(unit)
+    const whole = this.#sharding.lengthIn('gradients', unit) === unit.length ? 1 : 0
+    if (this.#direct(unit)) {
+      if (ranks === 1) return
+      const [reduced] = builder.emit('reduce_scatter', [accumulator, null], { ranks, whole }, communication)
+      this.#build.place(reduced!, accumulator, 0)
+      return
+    }
+    const { base, byteOffset } = this.#memory.get(unit)!
+    const attributes = { start: byteOffset / 4, shape: [unit.length] }
+    const [source] = builder.emit('slice', [base], attributes, communication)
+    const previous = this.#fresh ? null : accumulator
+    const [reduced] = builder.emit(
+      'reduce_scatter',
+      [source!, previous],
+      { ranks, whole },
+      { ...communication, module: unit.name },
+    )
+    this.#build.place(reduced!, accumulator, 0)
+  }
+}

@@ -1,0 +1,63 @@
+// What each ZeRO stage slices: 0 keeps everything whole; 1 slices optimizer states; 2 gradients too; 3 parameters too (arXiv 1910.02054).
+import type { GatherOptions } from './gathers.js'
+import type { FlatLayout, Unit } from './layout.js'
+
+export type ZeroStage = 0 | 1 | 2 | 3
+
+/** Which micro-step of a step a program is: the first replaces the accumulator, the last updates. */
+export type MicroStep = 'only' | 'first' | 'middle' | 'last'
+
+export interface PartitionOptions {
+  readonly ranks: number
+  readonly stage: ZeroStage
+  readonly gathers: GatherOptions
+  /** Elements of gradient that are reduced together. */
+  readonly reduceBucketSize: number
+  /** Elements of updated parameters that are gathered together. */
+  readonly allgatherBucketSize: number
+  readonly optimizer: OptimizerPlan
+  /** Most global norm of the gradients; 0: no clipping. */
+  readonly clipping: number
+}
+
+/** Parameters that are updated with the same settings; each group has scalars of its own (`learning_rate.0`, ...). */
+export interface OptimizerGroup {
+  readonly names: readonly string[]
+  readonly weightDecay: number
+}
+
+export interface OptimizerPlan {
+  readonly kind: 'adam' | 'sgd'
+  /** Attributes of the op that are the same for every group. */
+  readonly attributes: Readonly<Record<string, number>>
+  readonly groups: readonly OptimizerGroup[]
+}
+
+/** Names of the optimizer's state tensors of one unit, in the op's order. */
+export function optimizerStates(optimizer: OptimizerPlan): readonly string[] {
+  if (optimizer.kind === 'adam') return ['exp_avg', 'exp_avg_sq']
+  return optimizer.attributes['momentum'] ? ['momentum_buffer'] : []
+}
+
+/** The slicing of one run: how much of each unit a rank holds. */
+export class Sharding {
+  constructor(
+    readonly layout: FlatLayout,
+    readonly options: PartitionOptions,
+  ) {}
+
+  /** What is in slices. With one rank nothing is. */
+  get sliced(): { readonly parameters: boolean; readonly gradients: boolean; readonly optimizer: boolean } {
+    const { ranks, stage } = this.options
+    return {
+      parameters: ranks > 1 && stage >= 3,
+      gradients: ranks > 1 && stage >= 2,
+      optimizer: ranks > 1 && stage >= 1,
+    }
+  }
+
+  /** Elements of a unit's part in an arena. */
+  lengthIn(arena: 'parameters' | 'gradients' | 'optimizer', unit: Unit): number {
+    return this.sliced[arena] ? unit.shard : unit.length
+  }
+}

@@ -1,0 +1,127 @@
+// The parts of the actor core that are plain data structures and rules, against simple models of them.
+import test from 'ava'
+import fc from 'fast-check'
+import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/credits.js'
+import { ActorError } from '../../../runtime/actor/errors.js'
+import { Queue } from '../../../runtime/actor/queue.js'
+import { fallTogether, policyOf, RestartBudget, unitName } from '../../../runtime/actor/supervision.js'
+
+test('a queue is an array with push, shift and removal', (t) => {
+  const command = fc.oneof(
+    fc.record({ op: fc.constant('push'), n: fc.nat(5) }),
+    fc.record({ op: fc.constant('shift'), n: fc.constant(0) }),
+    fc.record({ op: fc.constant('remove'), n: fc.nat(5) }),
+  )
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 400 }), (commands) => {
+      const queue = new Queue<number>()
+      const model: number[] = []
+      for (const { op, n } of commands) {
+        if (op === 'push') {
+          queue.push(n)
+          model.push(n)
+        } else if (op === 'shift') t.is(queue.shift(), model.shift())
+        else {
+          const at = model.indexOf(n)
+          t.is(
+            queue.remove((item) => item === n),
+            at < 0 ? undefined : model.splice(at, 1)[0],
+          )
+        }
+        t.is(queue.size, model.length)
+      }
+    }),
+  )
+  t.pass()
+})
+
+test('credits: never more out than the capacity, and none of an earlier life comes back', (t) => {
+  const command = fc.oneof(
+    fc.record({ op: fc.constantFrom('take', 'give', 'stale', 'close'), capacity: fc.constant(1) }),
+    fc.record({ op: fc.constant('open'), capacity: fc.integer({ min: 1, max: 4 }) }),
+  )
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 200 }), (commands) => {
+      const table = CreditTable.create(2)
+      let model: { life: number; capacity: number; out: number } | null = null
+      let capacity = 1
+      let past = -1
+      for (const step of commands) {
+        if (step.op === 'open') {
+          if (model) continue
+          capacity = step.capacity
+          model = { life: table.open(1, 7, capacity), capacity, out: 0 }
+          t.not(model.life, past)
+        } else if (step.op === 'take') {
+          const got = table.take(1, 7)
+          t.is(got, !model ? down : model.out === model.capacity ? full : model.life)
+          if (model && got >= 0) model.out++
+        } else if (step.op === 'give') {
+          if (!model?.out) continue
+          table.give(1, model.life)
+          model.out--
+        } else if (step.op === 'stale') table.give(1, past)
+        else {
+          t.is(table.close(1, capacity), model?.out ?? 0)
+          if (model) past = model.life
+          model = null
+        }
+        t.is(table.left(1, 7), model ? model.capacity - model.out : down)
+        t.is(table.take(1, 8), down)
+      }
+    }),
+  )
+})
+
+test('credits: life numbers wrap without touching the credits', (t) => {
+  const table = CreditTable.create(1)
+  for (let i = 0; i < 5000; i++) {
+    const life = table.open(0, 1, maxCapacity)
+    t.is(table.take(0, 1), life)
+    t.is(table.left(0, 1), maxCapacity - 1)
+    t.is(table.close(0, maxCapacity), 1)
+  }
+})
+
+test('a restart budget counts within its window and backs off exponentially', (t) => {
+  const policy = { maxRestarts: 3, withinMs: 1000, backoff: { initial: 10, factor: 3, max: 50 } }
+  const budget = new RestartBudget()
+  t.deepEqual(
+    [0, 100, 200, 300, 999, 1000, 1050, 1100].map((now) => budget.spend(now, policy)),
+    [10, 30, 50, null, null, 50, null, 50],
+  )
+  t.is(new RestartBudget().spend(0, { ...policy, maxRestarts: 0 }), null)
+})
+
+test('spawn options: defaults, and one error per wrong value', (t) => {
+  t.like(policyOf({}, 2), { worker: null, capacity: 1000, strategy: 'one-for-one', maxRestarts: 3, withinMs: 60_000 })
+  const wrong: [Parameters<typeof policyOf>[0], RegExp][] = [
+    [{ name: 'a/b' }, /name, expected a name without "\/", got a\/b/],
+    [{ worker: 2 }, /worker, expected "main" or 0 to 1, got 2/],
+    [{ mailbox: { capacity: 0 } }, /mailbox\.capacity, expected 1 to 1048575, got 0/],
+    [
+      { strategy: 'one-for-two' as never },
+      /strategy, expected one-for-one, one-for-group, one-for-all, got one-for-two/,
+    ],
+    [{ strategy: 'one-for-group' }, /group, expected a name/],
+    [{ maxRestarts: -1 }, /maxRestarts/],
+    [{ withinMs: Number.NaN }, /withinMs/],
+    [{ graceMs: -1 }, /graceMs/],
+    [{ backoff: { factor: 0.5 } }, /backoff/],
+  ]
+  for (const [options, message] of wrong)
+    t.throws(() => policyOf(options, 2), { instanceOf: ActorError, code: 'BAD_OPTION', message })
+  t.throws(() => policyOf({ worker: 0 }, 0), { message: /expected "main", for the system has no workers, got 0/ })
+})
+
+test('who falls together', (t) => {
+  const actors = [
+    { strategy: 'one-for-group', group: 'a' },
+    { strategy: 'one-for-one', group: 'a' },
+    { strategy: 'one-for-all' },
+    { strategy: 'one-for-group', group: 'b' },
+  ].map((options, id) => ({ id, policy: policyOf(options as never, 0) }))
+  const falls = actors.map((actor) => fallTogether(actor, actors).map((each) => each.id))
+  t.deepEqual(falls, [[0, 1], [1], [0, 1, 2, 3], [3]])
+  t.deepEqual(actors.map(unitName), ['group a', 'one 1', 'all', 'group b'])
+})
