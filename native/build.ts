@@ -55,8 +55,9 @@ function main(): void {
   const missing = missingTools()
   if (missing.length) {
     console.error(
-      `native: build, expected cmake, make and a C++20 compiler, got none of ${missing.join(', ')} ${missing.join(', ')} is missing: the reference backend works without; ` +
-        'for the fast CPU backend: apt-get install g++ make cmake',
+      `native: build, expected cmake, make and a C++20 compiler, got no ${missing.join(', no ')}; ` +
+        'the reference backend works without, ' +
+        'the fast CPU backend needs: apt-get install g++ make cmake',
     )
     return
   }

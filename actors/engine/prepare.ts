@@ -25,6 +25,7 @@ import {
   resolveGroups,
   type Schedule,
 } from '../../runtime/optim/index.js'
+import { type PlannedFault, parseChaos } from './chaos.js'
 import { EngineError } from './errors.js'
 
 /** Where a run keeps its checkpoints, so that it can recover from the newest. */
@@ -62,6 +63,8 @@ export interface InitializeOptions {
   readonly checkpoints?: CheckpointPolicy
   /** Failures of ranks that the run may recover from; default 0. */
   readonly restarts?: number
+  /** Faults to suffer: `kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3`; also `throw`, `oom` and `flood`. */
+  readonly chaos?: string
   /** Text of tokenizer.json, to go with saved weights. */
   readonly tokenizer?: string
   /** Tokens that `forward` sees at most; default: as many as a sample has, else the model's positions. */
@@ -80,6 +83,7 @@ export interface Prepared {
   readonly seed: number
   readonly groups: readonly ResolvedGroup[]
   readonly schedule: Schedule
+  readonly chaos: readonly PlannedFault[]
   readonly compilation: Compilation
 }
 
@@ -117,6 +121,7 @@ export function prepare(options: InitializeOptions): Prepared {
   const isa = device === 'cpu' ? (options.isa ?? best) : null
   const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
   expectCount('threads', threads, 1)
+  const chaos = options.chaos === undefined ? [] : parseChaos(options.chaos, ranks, seed)
   const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
   const config = resolveConfig(source, { world: ranks, worldOrigin: `ranks ${ranks}` })
   const { batch, zero } = config
@@ -169,5 +174,5 @@ export function prepare(options: InitializeOptions): Prepared {
     groups.map((group) => group.lr),
     config.optimizer.kind,
   )
-  return { options, config, device, isa, ranks, threads, sequence, seed, groups, schedule, compilation }
+  return { options, config, device, isa, ranks, threads, sequence, seed, groups, schedule, chaos, compilation }
 }

@@ -8,6 +8,7 @@ import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import { optimizerShard } from '../optimizer-shard/actor.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
+import { sufferAfter, sufferBefore, sufferDuring } from './fault.js'
 import { forgetDevice, readRegions, shareDevice, writeRegions } from './device.js'
 import type { BatchShape, Diagnosis, RankArgs, RankProtocol, StepOrder, StepReport } from './protocol.js'
 import { fillScalars, type MicroRun, microRuns } from './state.js'
@@ -94,12 +95,19 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
       await state.device.run(handle, fillScalars(program, {}))
     },
 
-    async step(state, order): Promise<StepReport> {
+    async step(state, order, { signal }): Promise<StepReport> {
+      const { faults = [] } = order
       const losses: number[] = []
       const profile: { program: ProgramName; seconds: Float64Array }[] = []
       let control = new Float64Array()
-      for (const run of microRuns(state.batch, state.rank, state.token.ranks, order)) {
-        const { seconds } = await runMicro(state, order, run, false)
+      const runs = microRuns(state.batch, state.rank, state.token.ranks, order)
+      for (const [m, run] of runs.entries()) {
+        await sufferBefore(faults, m, runs.length, signal)
+        const started = performance.now()
+        const running = runMicro(state, order, run, false)
+        sufferDuring(faults, m, runs.length)
+        const { seconds } = await running
+        await sufferAfter(faults, performance.now() - started, signal)
         const { program } = loaded(state, run.program)
         losses.push(binding(state, program, 'loss')[0]!)
         if (seconds) profile.push({ program: run.program, seconds })

@@ -4,6 +4,7 @@ import type { GroupToken } from '../../native/device.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
+import type { Fault } from './fault.js'
 import type { Region } from './device.js'
 
 export interface RankArgs {
@@ -35,6 +36,8 @@ export interface StepOrder {
   /** Number of the batch's first sample, counted from the start of training. */
   readonly sample: number
   readonly profile: boolean
+  /** What this rank is asked to suffer in this step. */
+  readonly faults?: readonly Fault[]
 }
 
 export interface StepReport {

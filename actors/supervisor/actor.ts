@@ -2,9 +2,11 @@
 // communicator is aborted at once, so that no other waits for it, and the supervisor fails with the first cause.
 import { abortGroup } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
+import { ActorError } from '../../runtime/actor/errors.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { dataLoader } from '../data-loader/actor.js'
 import type { DataLoaderProtocol } from '../data-loader/protocol.js'
+import { EngineError } from '../engine/errors.js'
 import { rank } from '../rank/actor.js'
 import type { RankProtocol, StepOrder } from '../rank/protocol.js'
 import type { SupervisorArgs, SupervisorProtocol, TrainOrder } from './protocol.js'
@@ -22,31 +24,50 @@ interface SupervisorState {
 /** A step may take as long as it takes: a rank that dies ends it, and so does the run's signal. */
 const patient = { deadline: 2 ** 31 - 1 }
 
-/** Asks every rank and waits for all. The first failure aborts the communicator and is thrown once the others have answered. */
+/** What an error of an ask goes back to: its receiver's own, where it failed at the message. */
+export function rootOf(error: unknown): unknown {
+  const passed = error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'SPAWN_FAILED')
+  return passed && error.cause ? rootOf(error.cause) : error
+}
+
+/** Whether a rank only ended because the communicator was aborted, or with its group: another one's failure is the cause. */
+function isConsequence(error: unknown): boolean {
+  const { code, details } = error as { code?: string; details?: { kind?: string } }
+  return code === 'aborted' || (code === 'DEAD_ACTOR' && (details?.kind === 'sibling' || details?.kind === 'parent'))
+}
+
+/**
+ * Asks every rank and waits for all. The first failure aborts the communicator; once all have answered, the one that the others
+ * follow from is thrown, naming its rank.
+ */
 async function everyRank<T>(
   state: SupervisorState,
   context: ActorContext<SupervisorProtocol>,
   ask: (ref: ActorRef<RankProtocol>, index: number) => Promise<T>,
 ): Promise<T[]> {
-  let failed: { index: number; error: unknown } | null = null
+  const failures: { index: number; error: unknown }[] = []
   const abort = (): void => abortGroup(state.args.ranks.token, 'the run is being stopped')
   context.signal.addEventListener('abort', abort, { once: true })
   const settled = await Promise.allSettled(
     state.ranks.map(async (ref, index) => {
       try {
         return await ask(ref, index)
-      } catch (error) {
-        if (!failed) {
-          failed = { index, error }
-          abortGroup(state.args.ranks.token, `rank ${index} failed: ${error instanceof Error ? error.message : error}`)
-        }
+      } catch (failure) {
+        const error = rootOf(failure)
+        if (failures.push({ index, error }) === 1) abortGroup(state.args.ranks.token, `rank ${index} failed`)
         throw error
       }
     }),
   )
   context.signal.removeEventListener('abort', abort)
-  if (failed) throw (failed as { error: unknown }).error
+  const first = failures.find(({ error }) => !isConsequence(error)) ?? failures[0]
+  if (first) throw rankFailed(first.index, first.error)
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value)
+}
+
+function rankFailed(rank: number, error: unknown): EngineError {
+  const reason = error instanceof Error ? error.message : String(error)
+  return new EngineError('ENGINE_RANK_FAILED', `rank ${rank}: ${reason}`, { rank }, { cause: error })
 }
 
 async function fill(state: SupervisorState, sample: number, busy: number | null): Promise<number> {
@@ -66,6 +87,12 @@ const orderOf = (order: TrainOrder, slot: number): StepOrder => ({
   scalars: order.scalars,
   profile: order.profile,
 })
+
+/** Fills a rank's mailbox while it is busy, then asks like a sender that cannot wait. */
+async function flood(ref: ActorRef<RankProtocol>): Promise<void> {
+  while (ref.tell({ type: 'optimizer' }));
+  await ref.ask({ type: 'optimizer' }, { deadline: 500 })
+}
 
 const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> = {
   async init(context, args) {
@@ -103,9 +130,12 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       const { nextSample } = order
       state.ahead = nextSample === null ? null : fill(state, nextSample, slot)
       state.ahead?.catch(() => {})
-      const reports = await everyRank(state, context, (ref) =>
-        ref.ask({ type: 'step', ...orderOf(order, slot) }, patient),
-      )
+      const reports = await everyRank(state, context, async (ref, index) => {
+        const faults = order.faults?.[index] ?? []
+        const step = ref.ask({ type: 'step', ...orderOf(order, slot), faults }, patient)
+        if (faults.some(({ kind }) => kind === 'flood')) await Promise.all([step, flood(ref)])
+        return step
+      })
       return combine(reports)
     },
 

@@ -2,6 +2,7 @@
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { DataLoaderArgs } from '../data-loader/protocol.js'
 import type { Region } from '../rank/device.js'
+import type { Fault } from '../rank/fault.js'
 import type { Diagnosis, RankArgs, StepReport } from '../rank/protocol.js'
 
 export interface SupervisorArgs {
@@ -23,6 +24,8 @@ export interface TrainOrder {
   readonly nextSample: number | null
   readonly scalars: Readonly<Record<string, number>>
   readonly profile: boolean
+  /** What each rank is asked to suffer in this step. */
+  readonly faults?: readonly (readonly Fault[])[]
 }
 
 export interface TrainReport {

@@ -120,24 +120,30 @@ function attributeWords(
   attributes: Attributes,
 ): { words: number; write(view: DataView, at: number): void } {
   const kinds = Object.entries(opNamed(op).attributes)
-  const valueOf = (name: string): AttributeValue => {
+  const attribute = (name: string): AttributeValue => {
     const value = attributes[name]
     if (value === undefined)
       throw new ProgramError(`program: attribute ${name} of ${op}, expected a value, got nothing`)
     return value
   }
-  const words = kinds.reduce((n, [name, kind]) => n + (kind === 'ints' ? 1 + (valueOf(name) as number[]).length : 1), 0)
+  const words = kinds.reduce(
+    (n, [name, kind]) => n + (kind === 'ints' ? 1 + (attribute(name) as number[]).length : 1),
+    0,
+  )
   return {
     words,
     write(view, start) {
       let at = start
       for (const [name, kind] of kinds) {
-        const value = valueOf(name)
+        const value = attribute(name)
         if (kind === 'float') view.setFloat64(at, value as number, true)
         else if (kind === 'int') view.setBigInt64(at, BigInt(value as number), true)
         else {
           view.setBigInt64(at, BigInt((value as readonly number[]).length), true)
-          for (const n of value as readonly number[]) view.setBigInt64((at += 8), BigInt(n), true)
+          for (const n of value as readonly number[]) {
+            at += 8
+            view.setBigInt64(at, BigInt(n), true)
+          }
         }
         at += 8
       }
@@ -224,7 +230,7 @@ export function encodeProgram(program: Program): Uint8Array {
 
 /** The program in `bytes`. Throws {@link ProgramError} for another ABI version, another op table or damaged bytes. */
 export function decodeProgram(bytes: Uint8Array): Program {
-  const { header: h, tensor: t, instruction: s } = layout
+  const { header: h } = layout
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const fail = (what: string, expected: unknown, got: unknown): never => {
     throw new ProgramError(`program: ${what}, expected ${expected}, got ${got}`)
@@ -298,7 +304,9 @@ function readRecords(
       else {
         const count = Number(view.getBigInt64(next, true))
         if (count < 0 || count >= words) fail(`list length of instruction ${i}`, `0 to ${words - 1}`, count)
-        attributes[name] = Array.from({ length: count }, () => Number(view.getBigInt64((next += 8), true)))
+        const list = next + 8
+        attributes[name] = Array.from({ length: count }, (_, n) => Number(view.getBigInt64(list + 8 * n, true)))
+        next += 8 * count
       }
       next += 8
     }

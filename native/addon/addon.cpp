@@ -1,5 +1,6 @@
 // The thin surface to JavaScript: integers and typed arrays in, integers and promises out. native/load.ts types it.
-// Everything that one worker opened is kept in its `Worker` and ended by an environment cleanup hook: port first, then threads.
+// Everything that one worker opened is kept in its `Worker` and ended by an environment cleanup hook: port first, then
+// threads.
 #include <napi.h>
 
 #include <map>
@@ -38,7 +39,8 @@ void end_worker(void* data) {
   const std::unique_ptr<Worker> worker(static_cast<Worker*>(data));
   close_port(worker->port);
   for (auto& [handle, open] : worker->ranks)
-    if (!open.executor->ended()) open.group->communicator.abort("rank " + std::to_string(open.rank) + ": its worker ended");
+    if (!open.executor->ended())
+      open.group->communicator.abort("rank " + std::to_string(open.rank) + ": its worker ended");
   for (auto& [handle, open] : worker->ranks) open.executor->join();
   for (const int id : worker->groups) {
     try {
@@ -233,7 +235,8 @@ Value allocate(const CallbackInfo& info) {
 std::byte* arena_bytes(const OpenRank& open, const char* operation, uint32_t arena, double offset, size_t count) {
   const Arena& source = open.group->memory[open.rank].at(arena);
   if (!source.reserved())
-    throw UsageError(std::string(operation) + ": arena " + abi::arena_names[arena] + ", expected it to be allocated, got nothing");
+    throw UsageError(std::string(operation) +
+        ": arena " + abi::arena_names[arena] + ", expected it to be allocated, got nothing");
   if (!(offset >= 0) || offset + static_cast<double>(count) > static_cast<double>(source.live()))
     throw UsageError(std::string(operation) + ": arena " + abi::arena_names[arena] + ", expected a range inside its " +
                      std::to_string(source.live()) + " bytes, got " + std::to_string(count) + " at " +
@@ -285,7 +288,8 @@ Value run(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
     const uint32_t number = info[1].As<Napi::Number>().Uint32Value();
-    if (number >= open.programs.size()) throw UsageError("run: program, expected a loaded one, got " + std::to_string(number));
+    if (number >= open.programs.size())
+      throw UsageError("run: program, expected a loaded one, got " + std::to_string(number));
     const auto scalars = info[2].As<Napi::Float64Array>();
     RunRequest request;
     request.program = open.programs[number];
@@ -295,7 +299,8 @@ Value run(const CallbackInfo& info) {
     request.scalars.assign(scalars.Data(), scalars.Data() + scalars.ElementLength());
     request.check = info[3].As<Napi::Boolean>();
     request.profile = info[4].As<Napi::Boolean>();
-    if (open.executor->ended()) throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
+    if (open.executor->ended())
+      throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
     const auto [id, value] = promise(info.Env());
     request.done = [port = worker_of(info.Env()).port, id = id](RunReport report) {
       settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); });

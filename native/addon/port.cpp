@@ -1,4 +1,5 @@
-// The table of ports. Posting and closing exclude each other: unguarded, Node 20 aborts when a dead worker's function is called.
+// The table of ports. Posting and closing exclude each other: unguarded, Node 20 aborts when a dead worker's function
+// is called.
 #include "port.h"
 
 #include <map>
@@ -30,7 +31,8 @@ int open_port(napi_env env) {
   napi_value name;
   napi_threadsafe_function function;
   napi_create_string_utf8(env, "deeptroupe", NAPI_AUTO_LENGTH, &name);
-  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, deliver, &function) != napi_ok)
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, deliver,
+      &function) != napi_ok)
     return 0;
   napi_unref_threadsafe_function(env, function);
   std::lock_guard lock(ports().mutex);

@@ -1,5 +1,6 @@
-// How native threads reach the worker that waits for them. A port is one thread-safe function of one worker in a process-wide table;
-// native threads know its number only, so a message to a worker that is gone is dropped instead of touching a dead function.
+// How native threads reach the worker that waits for them. A port is one thread-safe function of one worker in a
+// process-wide table; native threads know its number only, so a message to a worker that is gone is dropped instead of
+// touching a dead function.
 #pragma once
 
 #include <node_api.h>
@@ -11,7 +12,8 @@ namespace deeptroupe {
 /// Runs on the worker's thread, with its environment.
 using PortMessage = std::function<void(napi_env)>;
 
-/// Opens a port of `env`; it is closed by an environment cleanup hook that runs before Node's own. Not keeping the worker alive.
+/// Opens a port of `env`; it is closed by an environment cleanup hook that runs before Node's own. Not keeping the
+/// worker alive.
 int open_port(napi_env env);
 /// From any thread. Drops the message if the port is closed.
 void post(int port, PortMessage message);

@@ -1,4 +1,5 @@
-// The collectives. Legend: N ranks, r this rank, L elements of one rank's slice. A slice of rank r starts at element r * L.
+// The collectives. Legend: N ranks, r this rank, L elements of one rank's slice; the slice of rank r starts at r * L.
+// A rank writes only its own memory, and only where no peer reads between the same two barriers.
 #include "collectives.h"
 
 #include <algorithm>
@@ -189,7 +190,8 @@ bool is_collective(Opcode opcode) {
 }
 
 std::string check_collective(const CollectiveCall& call, int ranks) {
-  if (attribute_ranks(call) != ranks) return "attribute ranks, expected " + number(ranks) + ", got " + number(attribute_ranks(call));
+  if (attribute_ranks(call) != ranks)
+    return "attribute ranks, expected " + number(ranks) + ", got " + number(attribute_ranks(call));
   if (call.opcode == Opcode::barrier) return {};
   const Place &in = *call.input, &out = *call.output;
   const bool sums = call.opcode == Opcode::reduce_scatter || call.opcode == Opcode::all_reduce;
@@ -197,7 +199,8 @@ std::string check_collective(const CollectiveCall& call, int ranks) {
   if (sums && dtype != DType::f32 && dtype != DType::f64)
     return std::string("dtype, expected f32 or f64, got ") + abi::dtype_names[in.dtype];
   if (out.dtype != in.dtype)
-    return std::string("dtype of the output, expected ") + abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[out.dtype];
+    return std::string("dtype of the output, expected ") +
+        abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[out.dtype];
   const int64_t all = call.opcode == Opcode::all_gather ? out.elements : in.elements;
   const bool sliced = call.opcode != Opcode::all_reduce && call.opcode != Opcode::broadcast;
   if (sliced && all % ranks != 0) return "elements, expected a multiple of " + number(ranks) + ", got " + number(all);
@@ -206,19 +209,24 @@ std::string check_collective(const CollectiveCall& call, int ranks) {
   if (call.opcode == Opcode::reduce_scatter) {
     const bool whole = static_cast<const abi::ReduceScatterAttributes*>(call.attributes)->whole != 0;
     const int64_t expected = whole ? all : slice;
-    if (out.elements != expected) return "elements of shard, expected " + number(expected) + ", got " + number(out.elements);
+    if (out.elements != expected)
+      return "elements of shard, expected " + number(expected) + ", got " + number(out.elements);
     if (call.base && call.base->elements != expected)
       return "elements of base, expected " + number(expected) + ", got " + number(call.base->elements);
     if (call.base && call.base->dtype != in.dtype)
-      return std::string("dtype of base, expected ") + abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[call.base->dtype];
+      return std::string("dtype of base, expected ") +
+          abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[call.base->dtype];
   } else if (call.opcode == Opcode::all_gather) {
     const bool whole = static_cast<const abi::AllGatherAttributes*>(call.attributes)->whole != 0;
     const int64_t expected = whole ? all : slice;
-    if (in.elements != expected) return "elements of shard, expected " + number(expected) + ", got " + number(in.elements);
+    if (in.elements != expected)
+      return "elements of shard, expected " + number(expected) + ", got " + number(in.elements);
   } else {
-    if (out.elements != in.elements) return "elements of the output, expected " + number(in.elements) + ", got " + number(out.elements);
+    if (out.elements != in.elements)
+      return "elements of the output, expected " + number(in.elements) + ", got " + number(out.elements);
     const int64_t root = root_of(call);
-    if (root < 0 || root >= ranks) return "attribute root, expected 0 to " + number(ranks - 1) + ", got " + number(root);
+    if (root < 0 || root >= ranks)
+      return "attribute root, expected 0 to " + number(ranks - 1) + ", got " + number(root);
   }
   return {};
 }

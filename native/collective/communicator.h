@@ -1,5 +1,5 @@
-// What the ranks of one communicator share: a barrier that an abort breaks, and a board on which each rank announces its collective,
-// so that ranks which disagree end with an error instead of a hang or wrong numbers.
+// What the ranks of one communicator share: a barrier that an abort breaks, and a board on which each rank announces
+// its collective, so that ranks which disagree end with an error instead of a hang or wrong numbers.
 #pragma once
 
 #include <array>
@@ -30,8 +30,10 @@ struct Announcement {
 
 class Communicator {
  public:
-  explicit Communicator(int ranks) : ranks_(ranks), boards_{std::vector<Announcement>(ranks), std::vector<Announcement>(ranks)},
-                                     sequence_(ranks, 0) {}
+  explicit Communicator(int ranks)
+      : ranks_(ranks),
+        boards_{std::vector<Announcement>(ranks), std::vector<Announcement>(ranks)},
+        sequence_(ranks, 0) {}
 
   int ranks() const { return ranks_; }
   bool aborted() const { return (phase_.load(std::memory_order_acquire) & 1) != 0; }

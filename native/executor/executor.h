@@ -1,5 +1,5 @@
-// Runs the programs of one rank: one coordinator thread that takes runs in order, and its pool. A run that a kernel fails, or that
-// is enqueued after an abort, ends with a report; nothing is thrown on these threads.
+// Runs the programs of one rank: one coordinator thread that takes runs in order, and its pool. A run that a kernel
+// fails, or that is enqueued after an abort, ends with a report; nothing is thrown on these threads.
 #pragma once
 
 #include <condition_variable>

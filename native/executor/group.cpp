@@ -25,8 +25,10 @@ std::shared_ptr<Executor> Group::open(int rank, int threads) {
   std::lock_guard lock(mutex_);
   if (closed_) throw UsageError("rank: group, expected an open one, got a closed one");
   if (rank < 0 || rank >= communicator.ranks())
-    throw UsageError("rank: number, expected 0 to " + std::to_string(communicator.ranks() - 1) + ", got " + std::to_string(rank));
-  if (executors_[rank]) throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
+    throw UsageError("rank: number, expected 0 to " +
+        std::to_string(communicator.ranks() - 1) + ", got " + std::to_string(rank));
+  if (executors_[rank])
+    throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
   return executors_[rank] = std::make_shared<Executor>(*this, rank, threads);
 }
 
@@ -64,7 +66,8 @@ int add_group(std::shared_ptr<Group> group) {
 std::shared_ptr<Group> group_of(int id) {
   std::lock_guard lock(groups().mutex);
   const auto found = groups().list.find(id);
-  if (found == groups().list.end()) throw UsageError("group: number, expected one of an open group, got " + std::to_string(id));
+  if (found == groups().list.end())
+    throw UsageError("group: number, expected one of an open group, got " + std::to_string(id));
   return found->second;
 }
 

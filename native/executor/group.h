@@ -1,5 +1,5 @@
-// The ranks of one communicator: their memory, what they share, and their executors. Groups live in a process-wide table, so that
-// every worker finds its group by number.
+// The ranks of one communicator: their memory, what they share, and their executors. Groups live in a process-wide
+// table, so that every worker finds its group by number.
 #pragma once
 
 #include <array>

@@ -30,11 +30,14 @@ class Decoder {
         data_(reinterpret_cast<const std::byte*>(program.bytes.data())) {}
 
   void decode(uint64_t size) {
-    if (size < abi::header::head_bytes) fail("length", "at least " + text(uint64_t{abi::header::head_bytes}) + " bytes", text(size));
+    if (size < abi::header::head_bytes)
+      fail("length", "at least " + text(uint64_t{abi::header::head_bytes}) + " bytes", text(size));
     expect_u32("magic number", abi::header::magic, abi::program_magic);
     expect_u32("ABI version", abi::header::version, abi::abi_version);
-    if (read<uint64_t>(abi::header::op_table_hash) != abi::op_table_hash) fail("op table", "that of this build", "another");
-    if (read<uint64_t>(abi::header::total_bytes) != size) fail("length", text(read<uint64_t>(abi::header::total_bytes)), text(size));
+    if (read<uint64_t>(abi::header::op_table_hash) != abi::op_table_hash)
+      fail("op table", "that of this build", "another");
+    if (read<uint64_t>(abi::header::total_bytes) != size)
+      fail("length", text(read<uint64_t>(abi::header::total_bytes)), text(size));
     expect_u32("ranks", abi::header::ranks, static_cast<uint32_t>(target_.ranks));
     size_ = size;
     program_.scalar_count = read<uint32_t>(abi::header::scalar_count);
@@ -58,7 +61,8 @@ class Decoder {
   }
 
   void expect_inside(const std::string& what, uint64_t at, uint64_t length) const {
-    if (at > size_ || length > size_ - at) fail(what, "a record inside " + text(size_) + " bytes", "one of " + text(length) + " at " + text(at));
+    if (at > size_ || length > size_ - at)
+      fail(what, "a record inside " + text(size_) + " bytes", "one of " + text(length) + " at " + text(at));
     if (at % 8) fail(what, "an offset on an 8-byte border", text(at));
   }
 
@@ -77,8 +81,10 @@ class Decoder {
     place.dtype = read<uint32_t>(at + abi::tensor::dtype);
     place.offset = read<uint64_t>(at + abi::tensor::offset);
     const uint32_t rank = read<uint32_t>(at + abi::tensor::rank);
-    if (place.arena >= abi::arena_count) fail("arena of " + name, "below " + text(uint64_t{abi::arena_count}), text(uint64_t{place.arena}));
-    if (place.dtype >= abi::dtype_count) fail("dtype of " + name, "below " + text(uint64_t{abi::dtype_count}), text(uint64_t{place.dtype}));
+    if (place.arena >= abi::arena_count)
+      fail("arena of " + name, "below " + text(uint64_t{abi::arena_count}), text(uint64_t{place.arena}));
+    if (place.dtype >= abi::dtype_count)
+      fail("dtype of " + name, "below " + text(uint64_t{abi::dtype_count}), text(uint64_t{place.dtype}));
     if (rank > abi::max_dims) fail("dims of " + name, "at most " + text(uint64_t{abi::max_dims}), text(uint64_t{rank}));
 
     Tensor tensor{nullptr, static_cast<DType>(place.dtype), rank, {}};
@@ -86,17 +92,21 @@ class Decoder {
     int64_t bound = abi::dtype_bytes[place.dtype];
     for (uint32_t d = 0; d < rank; ++d) {
       const int64_t dim = read<int64_t>(at + abi::tensor::dims + 8 * d);
-      if (dim < 0 || __builtin_mul_overflow(bound, dim ? dim : 1, &bound)) fail("dim of " + name, "a size that memory can have", text(dim));
+      if (dim < 0 || __builtin_mul_overflow(bound, dim ? dim : 1, &bound))
+        fail("dim of " + name, "a size that memory can have", text(dim));
       tensor.dims[d] = dim;
     }
     place.elements = tensor.elements();
     const Arena& arena = target_.memory[place.arena];
     const std::string arena_name = std::string("arena ") + abi::arena_names[place.arena];
-    if (!arena.reserved()) fail(arena_name + " of " + name, "it to be allocated on rank " + std::to_string(target_.rank), "nothing");
+    if (!arena.reserved())
+      fail(arena_name + " of " + name, "it to be allocated on rank " + std::to_string(target_.rank), "nothing");
     if (place.offset > arena.live() || place.bytes() > arena.live() - place.offset)
       fail(name, "a place inside the " + text(uint64_t{arena.live()}) + " bytes of " + arena_name,
            text(place.bytes()) + " bytes at " + text(place.offset));
-    if (place.offset % abi::dtype_bytes[place.dtype]) fail("offset of " + name, std::string("a multiple of the size of ") + abi::dtype_names[place.dtype], text(place.offset));
+    if (place.offset % abi::dtype_bytes[place.dtype])
+      fail("offset of " + name, std::string("a multiple of the size of ") + abi::dtype_names[place.dtype],
+          text(place.offset));
     tensor.data = arena.base() + place.offset;
     program_.tensors[index] = {place, tensor};
   }
@@ -136,7 +146,8 @@ class Decoder {
     target.op = op;
     for (uint64_t i = 0; i < op->inputs; ++i) {
       const uint32_t operand = i < inputs ? read<uint32_t>(next + 4 * i) : abi::absent;
-      if (operand == abi::absent && !(op->optional_inputs >> i & 1)) fail("input " + text(i) + " of " + name, "a tensor", "nothing");
+      if (operand == abi::absent && !(op->optional_inputs >> i & 1))
+        fail("input " + text(i) + " of " + name, "a tensor", "nothing");
       target.inputs.push_back(tensor_at("input " + text(i) + " of " + name, operand));
       target.input_tensors.push_back(target.inputs.back() ? &target.inputs.back()->tensor : nullptr);
     }
@@ -150,7 +161,8 @@ class Decoder {
     for (uint64_t i = 0; i < scalars; ++i) {
       target.scalars.push_back(read<uint32_t>(next + 4 * i));
       if (target.scalars.back() >= program_.scalar_count)
-        fail("scalar " + text(i) + " of " + name, "below " + text(uint64_t{program_.scalar_count}), text(uint64_t{target.scalars.back()}));
+        fail("scalar " + text(i) + " of " + name, "below " + text(uint64_t{program_.scalar_count}),
+            text(uint64_t{target.scalars.back()}));
     }
     attributes(target, name, at + abi::instruction::head_bytes + operand_bytes, words);
     target.workspace = tensor_at("workspace of " + name, read<uint32_t>(at + abi::instruction::workspace));
@@ -161,7 +173,8 @@ class Decoder {
 
   const ProgramTensor* tensor_at(const std::string& what, uint32_t index) const {
     if (index == abi::absent) return nullptr;
-    if (index >= program_.tensors.size()) fail(what, "below " + text(uint64_t{program_.tensors.size()}), text(uint64_t{index}));
+    if (index >= program_.tensors.size())
+      fail(what, "below " + text(uint64_t{program_.tensors.size()}), text(uint64_t{index}));
     return &program_.tensors[index];
   }
 

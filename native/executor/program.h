@@ -1,5 +1,6 @@
-// A program, decoded for one rank: every number checked, every operand an address. Bytes that pass load() can be run without a
-// crash as far as records, bounds and operand counts go; that shapes fit the ops is checked before, by native/verify.ts.
+// A program, decoded for one rank: every number checked, every operand an address. Bytes that pass load() can be run
+// without a crash as far as records, bounds and operand counts go; that shapes fit the ops is checked before, by
+// native/verify.ts.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@
 
 namespace deeptroupe {
 
-/// The bytes are no program that this build can run on this rank. The message says what, what was expected and what came.
+/// The bytes are no program that this build can run on this rank. The message says what, what was expected and what
+/// came.
 struct ProgramError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

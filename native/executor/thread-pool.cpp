@@ -1,4 +1,5 @@
-// Fork and join for kernels that last microseconds: one counter hands out tasks, two words tell helpers and caller of each other.
+// Fork and join for kernels that last microseconds: one counter hands out tasks, two words tell helpers and caller of
+// each other.
 #include "thread-pool.h"
 
 #include <utility>

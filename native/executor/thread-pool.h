@@ -1,5 +1,6 @@
-// The threads of one rank. A job is open while tasks remain; helpers that are awake in time take part, the caller never waits for a
-// sleeping one. Which thread runs a task is left to chance, so a kernel's results must not depend on it.
+// The threads of one rank. A job is open while tasks remain; helpers that are awake in time take part, the caller
+// never waits for a sleeping one. Which thread runs a task is left to chance, so a kernel's results must not depend on
+// it.
 #pragma once
 
 #include <atomic>

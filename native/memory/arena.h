@@ -1,5 +1,6 @@
-// The memory of one rank: a fixed set of arenas, each reserved once, zeroed, never grown. An arena is anonymous mmap (huge pages
-// where it is large) or memory lent by JavaScript. Counts are of bytes really reserved; they may be read from any thread.
+// The memory of one rank: a fixed set of arenas, each reserved once, zeroed, never grown. An arena is anonymous mmap
+// (huge pages where it is large) or memory lent by JavaScript. Counts are of bytes really reserved; they may be read
+// from any thread.
 #pragma once
 
 #include <array>

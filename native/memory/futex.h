@@ -1,4 +1,5 @@
-// Waiting between threads of this process: spin for at most 20 us, then sleep in the kernel. Threads may outnumber cores.
+// Waiting between threads of this process: spin for at most 20 us, then sleep in the kernel. Threads may outnumber
+// cores.
 #pragma once
 
 #include <linux/futex.h>

@@ -1,34 +1,30 @@
 // One life of an actor on its host: mailbox, state and the one handler that runs. Handlers run one at a time; notices of ended lives
 // come before user messages; an order to stop acts at once on the mailbox and the signal, even while a handler awaits.
+import { Context, type ContextCell, type ContextHost } from './context.js'
 import type { CreditTable } from './credits.js'
-import type { ActorContext, ActorDefinition, ErasedBehaviour, SpawnOptions, Terminated } from './definition.js'
-import type { Address, Letter, LifeSpec, Report } from './envelope.js'
+import type { ActorContext, ErasedBehaviour, Place, Terminated } from './definition.js'
+import type { Address, Letter, LifeSpec } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import { type Frame, frames } from './frame.js'
-import type { ActorRef } from './protocol.js'
 import { Queue } from './queue.js'
-import { addressOf, Ref, type RefHost } from './ref.js'
 
 /** What a cell needs of its host. */
-export interface CellHost extends RefHost {
+export interface CellHost extends ContextHost {
   readonly credits: CreditTable
   load(definition: LifeSpec['definition']): Promise<ErasedBehaviour>
   /** Gives the cell a turn soon. */
   schedule(cell: Cell): void
-  report(report: Report): void
   reply(ask: NonNullable<Letter['ask']>, value: unknown): void
   refuse(ask: NonNullable<Letter['ask']>, error: Error): void
   /** A letter that this life will not handle. */
   undeliverable(letter: Letter, cause: Cause | undefined): void
-  spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref>
-  publish(path: string, event: unknown): void
   over(cell: Cell): void
 }
 
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
-export class Cell {
+export class Cell implements ContextCell {
   readonly address: Address
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
@@ -57,7 +53,7 @@ export class Cell {
     this.address = spec.address
     this.life = host.credits.open(spec.address.slot, spec.address.id, spec.capacity)
     this.frame = { host, actor: this, chain: [this.address] }
-    this.context = this.makeContext()
+    this.context = new Context(host, this)
   }
 
   get over(): boolean {
@@ -66,6 +62,39 @@ export class Cell {
 
   get incarnation(): number {
     return this.spec.incarnation
+  }
+
+  get parent(): Address | null {
+    return this.spec.parent
+  }
+
+  get worker(): Place {
+    return this.spec.worker
+  }
+
+  get watches(): boolean {
+    return this.behaviour?.onTerminated !== undefined
+  }
+
+  get sender(): Address | null {
+    return this.current?.from ?? null
+  }
+
+  get signal(): AbortSignal {
+    this.abort ??= new AbortController()
+    if (this.cause) this.abort.abort(deadActor('signal', this.address.path, this.cause))
+    return this.abort.signal
+  }
+
+  get askSignal(): AbortSignal {
+    if (!this.current?.ask) return this.signal
+    this.askAbort ??= new AbortController()
+    if (this.cancelled) this.askAbort.abort(givenUp(this.address.path))
+    return AbortSignal.any([this.signal, this.askAbort.signal])
+  }
+
+  expectAlive(operation: string): void {
+    if (this.over) throw deadActor(operation, this.address.path, this.cause)
   }
 
   /** Loads the definition and makes the state; reports `started` or `failed`. */
@@ -114,7 +143,7 @@ export class Cell {
     const matches = (letter: Letter): boolean => letter.ask?.id === ask && letter.ask.host === host
     if (this.current && matches(this.current)) {
       this.cancelled = true
-      this.askAbort?.abort(new ActorError('ABORTED', `ask: the asker of ${this.address.path} gave up`))
+      this.askAbort?.abort(givenUp(this.address.path))
     } else {
       const letter = this.letters.remove(matches)
       if (letter) this.giveBack(letter)
@@ -263,61 +292,6 @@ export class Cell {
     this.creditWaiters = []
     for (const { id, host } of waiters) this.host.reply({ id, host, chain: [] }, undefined)
   }
-
-  private makeContext(): ActorContext {
-    const { host, spec } = this
-    const self = Ref.of<ActorRef>(host, this.address)
-    const parent = spec.parent && Ref.of<ActorRef>(host, spec.parent)
-    const alive = (operation: string): void => {
-      if (this.over) throw deadActor(operation, this.address.path, this.cause)
-    }
-    const watch = (ref: ActorRef, on: boolean): void => {
-      alive('watch')
-      if (on && this.behaviour && !this.behaviour.onTerminated) {
-        throw new ActorError(
-          'BAD_OPTION',
-          `watch: ${this.address.path}, expected a definition with onTerminated, got none`,
-        )
-      }
-      host.report({ kind: 'watch', watcher: this.address.id, target: addressOf(ref), on })
-    }
-    const signal = (): AbortSignal => {
-      this.abort ??= new AbortController()
-      if (this.cause) this.abort.abort(deadActor('signal', this.address.path, this.cause))
-      return this.abort.signal
-    }
-    const askSignal = (): AbortSignal => {
-      if (!this.current?.ask) return signal()
-      this.askAbort ??= new AbortController()
-      if (this.cancelled) this.askAbort.abort()
-      return AbortSignal.any([signal(), this.askAbort.signal])
-    }
-    const sender = (): ActorRef | null => (this.current?.from ? Ref.of<ActorRef>(host, this.current.from) : null)
-    return {
-      self,
-      parent,
-      path: this.address.path,
-      worker: spec.worker,
-      restarts: spec.incarnation,
-      get sender() {
-        return sender()
-      },
-      get signal() {
-        return signal()
-      },
-      get askSignal() {
-        return askSignal()
-      },
-      spawn: (async (definition: ActorDefinition, args: unknown, options: SpawnOptions = {}) => {
-        alive('spawn')
-        return host.spawn(this.address, definition, args, options)
-      }) as unknown as ActorContext['spawn'],
-      watch: (ref) => watch(ref, true),
-      unwatch: (ref) => watch(ref, false),
-      publish: (event) => {
-        alive('publish')
-        host.publish(this.address.path, event)
-      },
-    }
-  }
 }
+
+const givenUp = (path: string): ActorError => new ActorError('ABORTED', `ask: the asker of ${path} gave up`)

@@ -74,3 +74,25 @@ export function deadActor(operation: string, path: string, cause: Cause | undefi
     cause?.error ? { cause: cause.error } : undefined,
   )
 }
+
+/** The error of an ask past its deadline: never let in, or never answered. */
+export function lateAsk(
+  sent: boolean,
+  deadline: number,
+  names: { from: string; to: string; type: PropertyKey },
+): ActorError {
+  const what = `"${String(names.type)}" from ${names.from} to ${names.to}`
+  return sent
+    ? new ActorError('ASK_TIMEOUT', `ask: ${what}, expected a reply within ${deadline} ms, got none`, {
+        ...names,
+        deadline,
+      })
+    : new ActorError(
+        'MAILBOX_FULL',
+        `ask: ${what}, expected room in the mailbox of ${names.to} within ${deadline} ms, got none`,
+        {
+          ...names,
+          deadline,
+        },
+      )
+}

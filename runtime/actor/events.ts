@@ -6,7 +6,7 @@ import type { Cause } from './errors.js'
 export type SystemEvent =
   | { readonly type: 'published'; readonly actor: string; readonly event: unknown }
   | { readonly type: 'spawned'; readonly actor: string; readonly worker: Place }
-  /** A life ended by failure. `stop`: at the top and out of restarts, so it is gone. */
+  /** A life ended by failure. `stop`: no restart follows, at the top or since its parent ends. */
   | {
       readonly type: 'failed'
       readonly actor: string

@@ -1,6 +1,7 @@
 // The guardian owns the tree of a system, on the thread that started it: it spawns, stops, watches and restarts actors on all hosts.
 // A life ends children first. What fails together restarts together, in the order of spawning; past its budget the parent fails.
 import type { CreditTable } from './credits.js'
+import { DeathWatch, Obituaries } from './deathwatch.js'
 import type { Place } from './definition.js'
 import type { Address, Clock, Envelope, GuardianRequest, Order, Report, Spawner } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor } from './errors.js'
@@ -10,8 +11,6 @@ import { deferred, Entry, type Life, Tree, type Unit } from './tree.js'
 
 /** After a forced stop goes unanswered for this long, the worker is ended. */
 const killMs = 2000
-/** Gone actors whose cause can still be asked for. */
-const rememberedCauses = 1024
 
 interface HostState {
   ready: Promise<void>
@@ -32,12 +31,14 @@ export interface GuardianOptions {
 export class Guardian {
   private readonly tree: Tree
   private readonly hosts: HostState[]
-  private readonly causes = new Map<number, Cause>()
+  private readonly obituaries = new Obituaries()
+  private readonly deathWatch: DeathWatch
   private readonly sleepers = new Set<() => void>()
   private stopping = false
 
   constructor(private readonly options: GuardianOptions) {
     this.tree = new Tree(options.credits)
+    this.deathWatch = new DeathWatch(this.tree, this.obituaries, options.send)
     this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
       ready: Promise.resolve(),
       restarts: 0,
@@ -54,7 +55,7 @@ export class Guardian {
         )
         break
       case 'watch':
-        this.watch(report.watcher, report.target, report.on)
+        this.deathWatch.set(report.watcher, report.target, report.on)
         break
       case 'event':
         this.options.publish(report.event as SystemEvent)
@@ -105,7 +106,7 @@ export class Guardian {
     this.stopping = true
     for (const wake of this.sleepers) wake()
     const cause: Cause = { kind: 'stopped', message: `the system ${this.options.system} stops` }
-    for (const entry of [...this.tree.top.members].reverse()) await this.remove(entry, cause, false)
+    for (const entry of this.tree.top.reversed()) await this.remove(entry, cause, false)
   }
 
   inspect(): SystemView {
@@ -124,7 +125,7 @@ export class Guardian {
   private async answer(request: GuardianRequest): Promise<unknown> {
     if (request.op === 'spawn') return this.spawn(request)
     const entry = this.tree.get(request.id)
-    const known = this.causes.get(request.id)
+    const known = this.obituaries.get(request.id)
     if (request.op === 'stop') {
       const kind = request.force ? 'killed' : 'stopped'
       if (entry) await this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
@@ -143,12 +144,12 @@ export class Guardian {
     const policy = policyOf(request.options, this.options.spawner.workers)
     const parent = parentId === null ? null : (this.tree.get(parentId) ?? null)
     if (parentId !== null && (!parent?.life || parent.removal || parent.status === 'restarting')) {
-      throw deadActor('spawn', `the parent of ${definition.name}`, parent?.cause ?? this.causes.get(parentId))
+      throw deadActor('spawn', `the parent of ${definition.name}`, parent?.cause ?? this.obituaries.get(parentId))
     }
     const home = parent?.family ?? this.tree.top
     const name = policy.name ?? `${definition.name}-${home.spawned}`
     const path = parent ? `${parent.path}/${name}` : name
-    if (home.members.some((sibling) => sibling.path === path)) {
+    if (home.members.has(path)) {
       throw new ActorError('BAD_OPTION', `spawn: name, expected one that no sibling has, got ${path} again`, {
         option: 'name',
         got: path,
@@ -221,7 +222,7 @@ export class Guardian {
       kind: 'parent',
       message: `its parent ${entry.path} ended (${cause.kind}: ${cause.message})`,
     }
-    for (const child of [...entry.family.members].reverse()) await this.remove(child, ofParent, force)
+    for (const child of entry.family.reversed()) await this.remove(child, ofParent, force)
     if (!life || entry.life !== life) return
     const { host } = entry.address
     const order = (forced: boolean): Order => ({ kind: 'stop', id: entry.id, cause, force: forced })
@@ -243,8 +244,7 @@ export class Guardian {
     if (entry.life !== life) return
     entry.cause = cause
     entry.life = null
-    for (const id of entry.watching) this.tree.get(id)?.watchers.delete(entry.id)
-    entry.watching.clear()
+    this.deathWatch.forget(entry)
   }
 
   /** Takes an actor away for good. */
@@ -263,10 +263,9 @@ export class Guardian {
     await this.endLife(entry, cause, force)
     const last = life?.cause ?? cause
     entry.cause = last
-    this.causes.set(entry.id, last)
-    if (this.causes.size > rememberedCauses) this.causes.delete(this.causes.keys().next().value!)
+    this.obituaries.record(entry.id, last)
     this.options.send(entry.address.host, { kind: 'bury', id: entry.id, cause: last })
-    this.notify(entry, last, false)
+    this.deathWatch.notify(entry, last, false)
     this.tree.remove(entry)
     entry.up.resolve(false)
     entry.gone.resolve(last)
@@ -282,6 +281,10 @@ export class Guardian {
   /** A life failed after it had started. */
   private fall(entry: Entry, cause: Cause): void {
     if (entry.removal) return
+    if (this.goesAnyway(entry)) {
+      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'stop' })
+      return
+    }
     const { units } = entry.home
     const name = unitName(entry)
     let unit = units.get(name)
@@ -305,7 +308,7 @@ export class Guardian {
       if (delay === null) return this.escalate(unit, entry, cause)
       this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
       unit.phase = 'ending'
-      const members = fallTogether(entry, entry.home.members).filter((member) => !member.removal)
+      const members = fallTogether(entry, [...entry.home.members.values()]).filter((member) => !member.removal)
       await Promise.all(members.map((member) => this.endForRestart(member, entry, cause)))
       await this.sleep(delay)
       unit.phase = 'starting'
@@ -324,12 +327,12 @@ export class Guardian {
     const { life } = member
     member.status = 'restarting'
     await this.endLife(member, own, false)
-    if (life && !member.removal) this.notify(member, life.cause ?? own, true)
+    if (life && !member.removal) this.deathWatch.notify(member, life.cause ?? own, true)
   }
 
   private async startAll(members: readonly Entry[]): Promise<{ entry: Entry; cause: Cause } | null> {
     for (const member of members) {
-      if (member.removal || member.life || this.stopping) continue
+      if (member.removal || member.life || this.goesAnyway(member)) continue
       member.restarts++
       const failure = await this.startLife(member)
       if (member.removal) continue
@@ -345,7 +348,7 @@ export class Guardian {
     const parentLife = parent?.life
     this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: parent ? 'escalate' : 'stop' })
     unit.phase = 'ending'
-    const members = fallTogether(entry, entry.home.members)
+    const members = fallTogether(entry, [...entry.home.members.values()])
     await Promise.all(
       members.map((member) => this.remove(member, member === entry ? cause : fellWith(entry, cause), false)),
     )
@@ -360,29 +363,9 @@ export class Guardian {
     this.failed(parent, parentLife, escalated)
   }
 
-  private watch(watcher: number, target: Address, on: boolean): void {
-    const entry = this.tree.get(target.id)
-    const observer = this.tree.get(watcher)
-    if (!observer) return
-    if (!on) {
-      entry?.watchers.delete(watcher)
-      observer.watching.delete(target.id)
-    } else if (entry) {
-      entry.watchers.add(watcher)
-      observer.watching.add(target.id)
-    } else {
-      const cause = this.causes.get(target.id) ?? { kind: 'stopped', message: 'it stopped earlier' }
-      this.options.send(observer.address.host, { kind: 'terminated', watcher, ref: target, cause, restarting: false })
-    }
-  }
-
-  private notify(entry: Entry, cause: Cause, restarting: boolean): void {
-    for (const watcher of entry.watchers) {
-      const observer = this.tree.get(watcher)
-      if (!observer) continue
-      this.options.send(observer.address.host, { kind: 'terminated', watcher, ref: entry.address, cause, restarting })
-      if (!restarting) observer.watching.delete(entry.id)
-    }
+  /** Its parent's life, or the system, is ending: nothing restarts. */
+  private goesAnyway(entry: Entry): boolean {
+    return entry.parent ? !entry.parent.life || entry.parent.life.cause !== null : this.stopping
   }
 
   private open(host: number): void {

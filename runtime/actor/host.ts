@@ -2,6 +2,7 @@
 // cells; it takes credit in the shared table, hands letters to the transport, and awaits replies by number.
 import { Cell, type CellHost } from './cell.js'
 import { type CreditTable, down, full } from './credits.js'
+import { Obituaries } from './deathwatch.js'
 import { ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
 import type {
   Address,
@@ -16,7 +17,7 @@ import type {
   Transport,
   UserMessage,
 } from './envelope.js'
-import { ActorError, asError, type Cause, deadActor } from './errors.js'
+import { ActorError, asError, type Cause, deadActor, lateAsk } from './errors.js'
 import { type Frame, frames } from './frame.js'
 import { Pending } from './pending.js'
 import type { ActorRef, AskOptions } from './protocol.js'
@@ -26,8 +27,6 @@ import { Ref } from './ref.js'
 const defaultDeadline = 30_000
 /** Letters handled in one go before input is read again. */
 const turnsPerGo = 256
-/** Ended lives whose cause a host remembers. */
-const rememberedCauses = 1024
 
 export interface HostOptions {
   readonly system: string
@@ -52,7 +51,7 @@ export class Host implements CellHost {
   private readonly transport: Transport
   private readonly clock: Clock
   private readonly cells = new Map<number, Cell>()
-  private readonly causes = new Map<number, Cause>()
+  private readonly obituaries = new Obituaries()
   private readonly pending = new Pending()
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
   private readonly lines = new Map<number, (() => boolean)[]>()
@@ -108,7 +107,7 @@ export class Host implements CellHost {
       }
       const onAbort = (): void => giveUp(aborted())
       signal?.addEventListener('abort', onAbort, { once: true })
-      const cancelTimer = this.clock.after(deadline, () => giveUp(late(sent, deadline, names)))
+      const cancelTimer = this.clock.after(deadline, () => giveUp(lateAsk(sent, deadline, names)))
       const done = (): void => {
         cancelTimer()
         signal?.removeEventListener('abort', onAbort)
@@ -235,7 +234,7 @@ export class Host implements CellHost {
 
   undeliverable(letter: Letter, reason: Cause | undefined): void {
     this.credits.give(letter.to.slot, letter.life)
-    const cause = reason ?? this.causes.get(letter.to.id)
+    const cause = reason ?? this.obituaries.get(letter.to.id)
     if (letter.ask) {
       this.refuse(letter.ask, deadActor('ask', letter.to.path, cause))
       return
@@ -309,7 +308,7 @@ export class Host implements CellHost {
         break
       }
       case 'stop':
-        this.remember(order.id, order.cause)
+        this.obituaries.record(order.id, order.cause)
         this.cells.get(order.id)?.stop(order.cause, order.force)
         break
       case 'terminated': {
@@ -324,13 +323,8 @@ export class Host implements CellHost {
         break
       }
       case 'bury':
-        this.remember(order.id, order.cause)
+        this.obituaries.record(order.id, order.cause)
     }
-  }
-
-  private remember(id: number, cause: Cause): void {
-    this.causes.set(id, cause)
-    if (this.causes.size > rememberedCauses) this.causes.delete(this.causes.keys().next().value!)
   }
 
   /** The frame of the sending handler. Throws where its actor's life, or this host, is over. */
@@ -399,22 +393,4 @@ export class Host implements CellHost {
       }
     })
   }
-}
-
-/** The error of an ask past its deadline: never let in, or never answered. */
-function late(sent: boolean, deadline: number, names: { from: string; to: string; type: PropertyKey }): ActorError {
-  const what = `"${String(names.type)}" from ${names.from} to ${names.to}`
-  return sent
-    ? new ActorError('ASK_TIMEOUT', `ask: ${what}, expected a reply within ${deadline} ms, got none`, {
-        ...names,
-        deadline,
-      })
-    : new ActorError(
-        'MAILBOX_FULL',
-        `ask: ${what}, expected room in the mailbox of ${names.to} within ${deadline} ms, got none`,
-        {
-          ...names,
-          deadline,
-        },
-      )
 }

@@ -39,10 +39,15 @@ export interface Unit {
 
 /** The children of one parent, or the actors at the top. */
 export class Family {
-  /** In the order in which they were spawned. */
-  readonly members: Entry[] = []
+  /** By path, in the order in which they were spawned. */
+  readonly members = new Map<string, Entry>()
   readonly units = new Map<string, Unit>()
   spawned = 0
+
+  /** Last spawned first. */
+  reversed(): Entry[] {
+    return [...this.members.values()].reverse()
+  }
 }
 
 /** An actor from its spawn until it is gone for good. */
@@ -126,19 +131,19 @@ export class Tree {
 
   add(entry: Entry): void {
     this.entries.set(entry.id, entry)
-    entry.home.members.push(entry)
+    entry.home.members.set(entry.path, entry)
   }
 
   remove(entry: Entry): void {
     this.entries.delete(entry.id)
     const { members, units } = entry.home
-    members.splice(members.indexOf(entry), 1)
+    members.delete(entry.path)
     units.delete(`one ${entry.id}`)
     this.freeSlots.push(entry.address.slot)
   }
 
   view(family: Family): ActorView[] {
-    return family.members.map((entry) => {
+    return [...family.members.values()].map((entry) => {
       const { slot } = entry.address
       const left = this.credits.left(slot, entry.id)
       const { capacity } = entry.policy

@@ -30,6 +30,17 @@ export interface EvalEvent {
   readonly tokens: number
 }
 
+/** Where the time of a step went, by phase: milliseconds, the mean over ranks. With `wall_clock_breakdown`. */
+export interface TimingEvent {
+  readonly type: 'timing'
+  readonly step: number
+  readonly forward_ms: number
+  readonly backward_ms: number
+  /** Waiting for other ranks included. */
+  readonly communication_ms: number
+  readonly update_ms: number
+}
+
 /** A checkpoint that is whole and in place. */
 export interface CheckpointEvent {
   readonly type: 'checkpoint'
@@ -54,7 +65,7 @@ export interface RestartEvent {
   readonly cause: string
 }
 
-export type TrainEvent = StepEvent | EvalEvent | CheckpointEvent | NoticeEvent | RestartEvent
+export type TrainEvent = StepEvent | EvalEvent | TimingEvent | CheckpointEvent | NoticeEvent | RestartEvent
 
 /** An event as one line of JSON, numbers in full precision. */
 export const eventLine = (event: TrainEvent): string => `${JSON.stringify(event)}\n`

@@ -11,9 +11,13 @@ const compiled = dirname(fileURLToPath(new URL('../../native/build.js', import.m
 const hasTools = ['cmake', 'make', 'c++'].every((tool) => spawnSync(tool, ['--version']).status === 0)
 
 /** A project whose CMake file holds `commands`; gives a function that builds it. */
-function project(commands: string): { build: (path?: string) => { status: number | null; stdout: string; stderr: string }; end: () => void } {
+function project(commands: string): {
+  build: (path?: string) => { status: number | null; stdout: string; stderr: string }
+  end: () => void
+} {
   const folder = mkdtempSync(join(tmpdir(), 'deeptroupe-build-'))
-  for (const part of ['memory', 'collective', 'executor', 'addon']) mkdirSync(join(folder, 'native', part), { recursive: true })
+  for (const part of ['memory', 'collective', 'executor', 'addon'])
+    mkdirSync(join(folder, 'native', part), { recursive: true })
   for (const part of ['abi', 'cpu']) mkdirSync(join(folder, 'kernels', part), { recursive: true })
   cpSync(join(compiled, 'build.js'), join(folder, 'dist/native/build.js'), { recursive: true })
   cpSync(join(compiled, 'paths.js'), join(folder, 'dist/native/paths.js'))
@@ -39,7 +43,7 @@ test('without tools the build says in one line what is missing, and succeeds', (
   end()
   t.is(status, 0)
   t.is(stderr.trim().split('\n').length, 1)
-  t.regex(stderr, /got no cmake, no make, no a C\+\+20 compiler: .*reference.*apt-get install g\+\+ make cmake/)
+  t.regex(stderr, /got no cmake, no make, no a C\+\+20 compiler; .*reference.*apt-get install g\+\+ make cmake/)
 })
 
 if (hasTools) {

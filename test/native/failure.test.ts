@@ -63,7 +63,7 @@ for (const device of devices) {
     await group.close()
     const errors = outcomes.map((outcome) => ('error' in outcome ? outcome.error : t.fail('expected an error')))
     t.deepEqual(
-      errors.map((error) => error && error.code),
+      errors.map((error) => error?.code),
       ['aborted', 'kernel', 'aborted'],
     )
     for (const error of errors) t.regex(error ? error.message : '', /77/)

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import test from 'ava'
 import fc from 'fast-check'
 import { arenaNames, decodeProgram, layout, ProgramError } from '../../kernels/abi/program.js'
-import { addon, createGroup, openRank } from '../../native/index.js'
+import { addon, createGroup, openRank, type RankDevice, RunError } from '../../native/index.js'
 import { arenaSizes, devices, ProgramWriter } from './support.js'
 
 const { addon: native } = addon()
@@ -76,31 +76,37 @@ if (native) {
 for (const device of devices) {
   test(`${device}: forged programs are refused with one error, or run without a crash`, async (t) => {
     const bytes = victim()
-    const group = createGroup({ device, ranks: 1, arenas: arenaSizes({ activations: 4096 }) })
-    const rank = openRank(group.token, { rank: 0, threads: 2 })
-    rank.allocate('activations')
     const outcomes = { taken: 0, refused: 0 }
+    const attempt = async (rank: RankDevice, forged: Uint8Array): Promise<boolean> => {
+      let program: number
+      try {
+        program = rank.load(forged)
+      } catch (error) {
+        outcomes.refused++
+        return error instanceof ProgramError
+      }
+      outcomes.taken++
+      return rank.run(program, new Float64Array(2)).then(
+        () => true,
+        (error) => error instanceof RunError && error.code === 'kernel',
+      )
+    }
     await fc.assert(
       fc.asyncProperty(mutations, async (changes) => {
         const forged = mutate(bytes, changes)
         const digest = createHash('sha256').update(forged.subarray(layout.header.tensorCount)).digest()
         forged.set(digest, layout.header.fingerprint)
-        let program: number
-        try {
-          program = rank.load(forged)
-        } catch (error) {
-          outcomes.refused++
-          return error instanceof ProgramError
-        }
-        outcomes.taken++
-        await rank.run(program, new Float64Array(2))
-        return true
+        const group = createGroup({ device, ranks: 1, arenas: arenaSizes({ activations: 4096 }) })
+        const rank = openRank(group.token, { rank: 0, threads: 2 })
+        rank.allocate('activations')
+        const right = await attempt(rank, forged)
+        await rank.close()
+        await group.close()
+        return right
       }),
       { numRuns: 1000 },
     )
     t.true(outcomes.taken > 20 && outcomes.refused > 20, JSON.stringify(outcomes))
-    await rank.close()
-    await group.close()
   })
 }
 

@@ -51,12 +51,17 @@ function* elementwiseCases(): Generator<OpCase> {
     ],
     [[1], [1]],
     [[33, 67], [67]],
+    [[301, 259], [259]],
+    [
+      [301, 259],
+      [301, 259],
+    ],
   ] as const) {
     for (const op of ['add', 'multiply']) {
       yield opCase(op, `${show(a)} and ${show(b)}`, (r) => [r.normal(a), r.normal(b)])
     }
   }
-  for (const shape of [[1], [7, 3], [65, 33]]) {
+  for (const shape of [[1], [7, 3], [301, 259]]) {
     yield opCase('scale', show(shape), (r) => [r.normal(shape)], { attributes: { factor: -0.7 } })
     yield opCase('copy', show(shape), (r) => [r.normal(shape)])
   }
@@ -90,6 +95,7 @@ function* elementwiseCases(): Generator<OpCase> {
   for (const shape of [
     [257, 17],
     [1025, 33],
+    [300, 613],
   ]) {
     yield opCase('sum_leading', show(shape), (r) => [r.normal(shape)], { attributes: { rank: 1 }, compareOnly: true })
   }
@@ -126,7 +132,7 @@ const edges = [
 
 function* activationCases(): Generator<OpCase> {
   for (const [kind, name] of activationKinds.entries()) {
-    for (const shape of [[5, 3], [1], [129, 35]]) {
+    for (const shape of [[5, 3], [1], [130, 257]]) {
       const options = { attributes: { kind } }
       yield opCase('activation', `${name} ${show(shape)}`, (r) => [r.normal(shape, 2)], options)
       const backward: Make = (r) => [r.normal(shape), r.normal(shape, 2)]
@@ -147,6 +153,7 @@ function* linearCases(): Generator<OpCase> {
     { rows: [3], k: 771, n: 130, compareOnly: true },
     { rows: [130], k: 17, n: 1029, compareOnly: true },
     { rows: [515], k: 64, n: 48, compareOnly: true },
+    { rows: [137], k: 803, n: 549, compareOnly: true },
   ]
   for (const { rows, k, n, compareOnly } of sizes) {
     for (const transposed of [0, 1]) {
@@ -163,6 +170,7 @@ function* linearCases(): Generator<OpCase> {
         [false, true],
         [false, false],
       ]) {
+        if (compareOnly && bias !== residual) continue
         yield opCase(
           'linear',
           `${title} ${flags({ bias, residual })}`,
@@ -173,7 +181,7 @@ function* linearCases(): Generator<OpCase> {
       yield opCase('linear_input_gradient', title, (r) => [r.normal(y), r.normal(weight)], options)
       yield opCase('linear_weight_gradient', title, (r) => [r.normal(x), r.normal(y)], options)
       for (const [kind, name] of activationKinds.entries()) {
-        if (compareOnly && kind > 1) continue
+        if (compareOnly && kind > 0) continue
         const fused = { attributes: { transposed, kind }, compareOnly }
         const bias = kind !== 1
         yield opCase(
@@ -199,12 +207,13 @@ function* normCases(): Generator<OpCase> {
     [2, 3, 8],
     [1, 1],
     [65, 33],
-    [131, 96],
+    [300, 160],
   ]) {
     const width = shape[shape.length - 1]!
     for (const [weight, bias] of [
       [true, true],
       [true, false],
+      [false, true],
       [false, false],
     ]) {
       const title = `${show(shape)} ${flags({ weight, bias })}`
@@ -240,7 +249,8 @@ function* attentionCases(): Generator<OpCase> {
     [1, 17, 3, 8, false],
     [2, 65, 2, 16, true],
     [1, 131, 3, 20, true],
-    [1, 256, 1, 64, true],
+    [1, 301, 2, 64, true],
+    [1, 40, 1, 129, true],
   ] as const) {
     for (const causal of [1, 0]) {
       for (const dropout of [0, 0.3]) {
@@ -329,6 +339,7 @@ function* dropoutCases(): Generator<OpCase> {
     [2, 3, 7],
     [1, 1],
     [5, 33, 21],
+    [2, 20011],
   ]) {
     for (const [p, residual] of [
       [0.1, true],
@@ -350,6 +361,7 @@ function* embeddingCases(): Generator<OpCase> {
     [[2, 3], 5, 7],
     [[1], 1, 1],
     [[67], 11, 33],
+    [[5, 131], 40, 97],
   ] as const) {
     const title = `${show(indices)} of ${show([rows, width])}`
     yield opCase('embedding', title, (r) => [r.normal([rows, width]), r.integers(indices, 0, rows)])
@@ -366,24 +378,25 @@ function* embeddingCases(): Generator<OpCase> {
 }
 
 function* fillCases(): Generator<OpCase> {
-  for (const [value, dtype] of [
-    [0.1, 'f32'],
-    [0.1, 'f64'],
-    [-1, 'i32'],
+  for (const [value, dtype, shape] of [
+    [0.1, 'f32', [301, 259]],
+    [0.1, 'f64', [3, 11]],
+    [-1, 'i32', [3, 11]],
   ] as const) {
-    const attributes = { value, dtype: dtypeNumbers.indexOf(dtype), shape: [3, 11] }
-    yield opCase('fill', `${value} in ${dtype}`, () => [], { attributes })
+    const attributes = { value, dtype: dtypeNumbers.indexOf(dtype), shape }
+    yield opCase('fill', `${value} in ${dtype} ${show(shape)}`, () => [], { attributes })
   }
-  for (const [shards, rank, start, count] of [
-    [1, 0, 3, 61],
-    [2, 0, 3, 61],
-    [2, 1, 3, 61],
-    [4, 3, 3, 61],
-    [1, 0, 0, 64],
+  for (const [length, shards, rank, start, count] of [
+    [64, 1, 0, 3, 61],
+    [64, 2, 0, 3, 61],
+    [64, 2, 1, 3, 61],
+    [64, 4, 3, 3, 61],
+    [64, 1, 0, 0, 64],
+    [80000, 2, 1, 1, 79998],
   ] as const) {
-    const title = `${start} and ${count} of 64, slice ${rank} of ${shards}`
+    const title = `${start} and ${count} of ${length}, slice ${rank} of ${shards}`
     const options = { rank, ranks: shards, roles: { seed: 2 ** 35 + 3 } }
-    const inputs: Make = (r) => [r.normal([64 / shards])]
+    const inputs: Make = (r) => [r.normal([length / shards])]
     const range = { start, count, shards }
     yield opCase('initialize_constant', title, inputs, { ...options, attributes: { ...range, value: 0.3 } })
     const attributes = { ...range, mean: 0.1, std: 0.02, key_low: 0x89abcdef, key_high: 0x01234567 }
@@ -392,7 +405,6 @@ function* fillCases(): Generator<OpCase> {
 }
 
 function* optimizerCases(): Generator<OpCase> {
-  const length = 4096
   const adamRoles = {
     learning_rate: 1e-3,
     beta1: 0.9,
@@ -401,16 +413,17 @@ function* optimizerCases(): Generator<OpCase> {
     correction2: 1 - 0.999 ** 3,
   }
   const control = (finite = 1) => tensorOf('f64', [4], [2.5, 0.37, finite, 0])
-  for (const [shards, rank, whole] of [
-    [1, 0, false],
-    [2, 1, false],
-    [2, 1, true],
-    [4, 2, true],
+  for (const [length, shards, rank, whole] of [
+    [4096, 1, 0, false],
+    [4096, 2, 1, false],
+    [4096, 2, 1, true],
+    [4096, 4, 2, true],
+    [200 * 1024, 1, 0, false],
   ] as const) {
     const part = length / shards
-    const ranges = [0, 1111, 1500, 7, 2000, 1024, 3100, 990]
+    const ranges = [0, 1111, 1500, 7, 2000, 1024, 3100, length - 3106]
     const place = { rank, ranks: shards }
-    const title = `slice ${rank} of ${shards}${whole ? ', parameters and gradients whole' : ''}`
+    const title = `slice ${rank} of ${shards} of ${length}${whole ? ', parameters and gradients whole' : ''}`
     const operand = (r: RandomTensors) => r.normal([whole ? length : part])
     const squares = (r: RandomTensors) => {
       const tensor = r.normal([part])

@@ -43,10 +43,11 @@ const magnitudes = ({ c, inputs }: Compared, op = c.op, count = inputs.length): 
 
 /** A matrix product (or sum) of `terms` terms per element. */
 const product =
-  (terms: (inputs: readonly Operand[]) => number): Tolerance =>
+  (terms: (inputs: readonly Operand[], outputs: readonly ReferenceTensor[]) => number): Tolerance =>
   (compared) => {
     const size = magnitudes(compared)
-    return [(i) => summed(terms(compared.inputs)) * at(size, i)]
+    const error = summed(terms(compared.inputs, compared.outputs))
+    return [(i) => error * at(size, i)]
   }
 
 /** No activation is steeper than this. */
@@ -103,13 +104,15 @@ function scoreError({ attributes }: OpCase, qkv: ReferenceTensor): number {
 const attention: Tolerance = ({ c, inputs: [qkv], outputs: [o, lse] }) => {
   const sequence = qkv!.shape[1]!
   const error = scoreError(c, qkv!) + summed(sequence)
-  return [() => error * Math.max(largest(o), largest(qkv)), (i) => error + 2 * u * at(lse, i)]
+  const size = Math.max(largest(o), largest(qkv))
+  return [() => error * size, (i) => error + 2 * u * at(lse, i)]
 }
 
 /** Relative to the largest gradient: terms of all sizes cancel. */
 const attentionBackward: Tolerance = ({ c, inputs: [dO, qkv], outputs: [dqkv] }) => {
   const error = scoreError(c, qkv!) + summed(qkv!.shape[1]!)
-  return [() => error * Math.max(largest(dqkv), largest(dO))]
+  const size = Math.max(largest(dqkv), largest(dO))
+  return [() => error * size]
 }
 
 const softmax: Tolerance = ({ inputs: [x], outputs: [y] }) => {
@@ -201,7 +204,7 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
   scale: ({ outputs: [y] }) => [(i) => 2 * u * at(y, i)],
   cast: 'bits',
   copy: 'bits',
-  sum_leading: product(([x]) => x!.data.length),
+  sum_leading: product(([x], [sum]) => x!.data.length / sum!.data.length),
   activation: ({ c, inputs: [x], outputs: [y] }) => {
     const cancels = activationKinds[int(c.attributes, 'kind')]!.startsWith('gelu')
     return [(i) => 8 * u * (cancels ? at(x, i) : at(y, i))]

@@ -375,6 +375,29 @@ test('A life ends children first, last spawned first', async (t) => {
   t.deepEqual((await system.inspect()).actors, [])
 })
 
+test('A failure while the parent ends restarts nothing', async (t) => {
+  const { system, of } = await start(t)
+  const log: string[] = []
+  const top = await system.spawn(worker(log), undefined, { name: 'top' })
+  const a = await system.spawn(worker(log), undefined, { name: 'a', parent: top })
+  const last = defineActor(import.meta.url, 'last', {
+    init: () => 0,
+    receive: {},
+    async stop() {
+      await t.throwsAsync(a.ask({ type: 'fail', text: 'lost its peer' }))
+      await system.settle()
+    },
+  })
+  await system.spawn(last, undefined, { name: 'b', parent: top })
+  await top.stop()
+  await system.advance(1000)
+  t.deepEqual(log, ['up top', 'up top/a', 'down top/a exception', 'down top stopped'])
+  t.deepEqual(
+    of('failed').map(({ actor, outcome }) => [actor, outcome]),
+    [['top/a', 'stop']],
+  )
+})
+
 test('One-for-one: only the failing actor restarts', async (t) => {
   const { system } = await start(t)
   const log: string[] = []

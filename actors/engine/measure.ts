@@ -1,0 +1,36 @@
+// Where the time of a step went: the instructions that ranks measured, as spans of a trace and summed by phase. Pure.
+import type { Compilation } from '../../runtime/graph/compile.js'
+import type { TimingEvent, TraceSpan } from '../../runtime/observe/index.js'
+import type { StepReport } from '../rank/protocol.js'
+
+/** Every instruction that the ranks measured in a step. */
+export function spansOf({ programs }: Compilation, reports: readonly StepReport[], step: number): TraceSpan[] {
+  return reports.flatMap(({ profile = [] }, rank) =>
+    profile.flatMap(({ program, seconds }) =>
+      programs[program]!.program.instructions.map(({ op, debug }, i) => ({
+        name: op,
+        category: debug.phase,
+        rank,
+        startSeconds: seconds[2 * i]!,
+        endSeconds: seconds[2 * i + 1]!,
+        flops: debug.flops,
+        bytes: debug.bytes,
+        details: { step, ...(debug.module && { module: debug.module }), ...(debug.source && { source: debug.source }) },
+      })),
+    ),
+  )
+}
+
+/** Milliseconds of a step by phase, the mean over `ranks`. */
+export function timingOf(spans: readonly TraceSpan[], ranks: number, step: number): TimingEvent {
+  const milliseconds = (phase: string): number =>
+    spans.reduce((sum, span) => sum + (span.category === phase ? span.endSeconds - span.startSeconds : 0), 0) * (1e3 / ranks)
+  return {
+    type: 'timing',
+    step,
+    forward_ms: milliseconds('forward'),
+    backward_ms: milliseconds('backward'),
+    communication_ms: milliseconds('communication'),
+    update_ms: milliseconds('update'),
+  }
+}

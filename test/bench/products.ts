@@ -1,0 +1,77 @@
+// Matrix products of training, in the three forms of a linear layer, against Debian's OpenBLAS and oneDNN.
+import { numbersOf } from './child.js'
+import type { ProductPeer } from './peers.js'
+import { median, type Row } from './row.js'
+import { type TimedProgram, timeProgram } from './single-op.js'
+
+/** x is [M, K], the weight [N, K], y [M, N]: layers of GPT-2 124M at 1,024 tokens, one of the char model, a part of GPT-2's head. */
+const shapes: Readonly<Record<string, readonly [M: number, N: number, K: number]>> = {
+  qkv: [1024, 2304, 768],
+  proj: [1024, 768, 768],
+  mlp_up: [1024, 3072, 768],
+  mlp_down: [1024, 768, 3072],
+  char_mlp_up: [2048, 1536, 384],
+  head: [256, 50304, 768],
+}
+
+type Form = 'forward' | 'input_gradient' | 'weight_gradient'
+const forms: readonly Form[] = ['forward', 'input_gradient', 'weight_gradient']
+
+function programOf(form: Form, M: number, N: number, K: number): TimedProgram {
+  const f32 = (...shape: number[]) => ({ shape, dtype: 'f32' as const })
+  const attributes = { transposed: 0 }
+  const x = f32(M, K)
+  const weight = f32(N, K)
+  const dy = f32(M, N)
+  switch (form) {
+    case 'forward':
+      return {
+        tensors: { x, weight },
+        ops: [{ op: 'linear', inputs: ['x', 'weight'], outputs: ['y'], attributes }],
+        scalars: {},
+      }
+    case 'input_gradient':
+      return {
+        tensors: { dy, weight },
+        ops: [{ op: 'linear_input_gradient', inputs: ['dy', 'weight'], outputs: ['dx'], attributes }],
+        scalars: {},
+      }
+    case 'weight_gradient':
+      return {
+        tensors: { x, dy },
+        ops: [{ op: 'linear_weight_gradient', inputs: ['x', 'dy'], outputs: ['dw'], attributes }],
+        scalars: {},
+      }
+  }
+}
+
+const rounds = 3
+
+export async function* productRows(peers: readonly ProductPeer[], notes: readonly string[]): AsyncGenerator<Row> {
+  for (const threads of [1, 2]) {
+    for (const [name, [M, N, K]] of Object.entries(shapes)) {
+      for (const form of forms) {
+        const repetitions = M * N * K > 5e9 ? 1 : 3
+        const flops = 2 * M * N * K
+        const ours: number[] = []
+        const theirs = new Map<string, number[]>(peers.map((peer) => [peer.name, []]))
+        for (let round = 0; round < rounds; round++) {
+          ours.push(...(await timeProgram(programOf(form, M, N, K), { threads, repetitions })))
+          for (const peer of peers) {
+            theirs.get(peer.name)!.push(...numbersOf(await peer.run([form, M, N, K, repetitions], threads), 'seconds'))
+          }
+        }
+        const speed = (times: readonly number[]): number => flops / median(times) / 1e9
+        yield {
+          row: 'products',
+          case: `${name} ${M} x ${N} x ${K} ${form}, ${threads} thread${threads > 1 ? 's' : ''}`,
+          unit: 'GFLOP/s',
+          higherIsBetter: true,
+          ours: speed(ours),
+          peers: Object.fromEntries([...theirs].map(([peer, times]) => [peer, speed(times)])),
+          notes,
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,122 @@
+// Times single ops on the cpu device: programs of few instructions that are run again and again, each instruction by its own clock.
+import {
+  type ArenaName,
+  arenaNames,
+  encodeProgram,
+  type Instruction,
+  type TensorRecord,
+} from '../../kernels/abi/program.js'
+import { type Attributes, byteLength, elements, type TensorType } from '../../kernels/ops/definition.js'
+import { opNamed } from '../../kernels/ops/index.js'
+import { type ArenaSizes, createGroup, openRank } from '../../native/index.js'
+
+/** An instruction whose operands are named: equal names are the same tensor. */
+export interface TimedOp {
+  readonly op: string
+  readonly inputs: readonly string[]
+  readonly outputs: readonly string[]
+  readonly attributes: Attributes
+}
+
+export interface TimedProgram {
+  /** Types of what no op makes, with its values where noise will not do. */
+  readonly tensors: Readonly<Record<string, TensorType & { readonly values?: readonly number[] }>>
+  readonly ops: readonly TimedOp[]
+  readonly scalars: Readonly<Record<string, number>>
+}
+
+/** Values in (-1, 1), the same every time. */
+function noise(count: number): Float32Array {
+  let state = 1
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 31 - 1
+  })
+}
+
+const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64
+
+/** Seconds that all ops together take, for each of `repetitions` runs after one that warms up. */
+export async function timeProgram(
+  { tensors, ops, scalars }: TimedProgram,
+  { threads, repetitions }: { readonly threads: number; readonly repetitions: number },
+): Promise<number[]> {
+  const records: TensorRecord[] = []
+  const indices = new Map<string, number>()
+  let bytes = 0
+  let workspaceBytes = 0
+  const place = (name: string, { shape, dtype }: TensorType): number => {
+    const record: TensorRecord = { arena: 'activations', byteOffset: bytes, dtype, shape }
+    bytes += aligned(byteLength(record))
+    indices.set(name, records.length)
+    return records.push(record) - 1
+  }
+  for (const [name, type] of Object.entries(tensors)) place(name, type)
+  const scalarNames = Object.keys(scalars)
+  const drafts = ops.map(({ op, inputs, outputs, attributes }) => {
+    const definition = opNamed(op)
+    const operands = definition.inputs.map((_, i) => (inputs[i] === undefined ? null : indices.get(inputs[i])!))
+    const types = definition.infer(
+      operands.map((index) => (index === null ? null : records[index]!)),
+      attributes,
+    )
+    const results = outputs.map((name, o) => indices.get(name) ?? place(name, types[o]!))
+    const scratch = definition.workspace?.(
+      operands.map((index) => (index === null ? null : records[index]!)),
+      types,
+      attributes,
+      threads,
+    )
+    workspaceBytes = Math.max(workspaceBytes, scratch ?? 0)
+    return {
+      op,
+      inputs: operands,
+      outputs: results,
+      attributes,
+      scalars: definition.scalars.map((role) => scalarNames.indexOf(role)),
+      scratch,
+    }
+  })
+  const workspace = records.push({ arena: 'workspace', byteOffset: 0, dtype: 'u8', shape: [workspaceBytes] }) - 1
+  const instructions = drafts.map(
+    ({ scratch, ...draft }): Instruction => ({
+      ...draft,
+      workspace: scratch ? workspace : null,
+      debug: { phase: 'forward', flops: 0, bytes: 0 },
+    }),
+  )
+  const sizes: Partial<Record<ArenaName, number>> = { activations: bytes, workspace: workspaceBytes }
+  const arenas = Object.fromEntries(arenaNames.map((name) => [name, sizes[name] ?? 0])) as ArenaSizes
+  const program = encodeProgram({
+    name: 'bench',
+    ranks: 1,
+    scalars: scalarNames,
+    tensors: records,
+    instructions,
+    bindings: {},
+    arenas,
+  })
+
+  const group = createGroup({ device: 'cpu', ranks: 1, arenas })
+  try {
+    const device = openRank(group.token, { rank: 0, threads })
+    device.allocate('activations')
+    device.allocate('workspace')
+    for (const [name, { values, dtype, shape }] of Object.entries(tensors)) {
+      const data = dtype === 'f64' ? Float64Array.from(values!) : noise(elements(shape))
+      device.write('activations', records[indices.get(name)!]!.byteOffset, data)
+    }
+    const handle = device.load(program)
+    const settings = Float64Array.from(Object.values(scalars))
+    const taken: number[] = []
+    for (let i = 0; i <= repetitions; i++) {
+      const { seconds } = await device.run(handle, settings, { profile: true })
+      const total = ops.reduce((sum, _, at) => sum + seconds![2 * at + 1]! - seconds![2 * at]!, 0)
+      if (i > 0) taken.push(total)
+    }
+    await device.close()
+    return taken
+  } finally {
+    await group.close()
+  }
+}
