@@ -73,7 +73,8 @@ async function save(order: CheckpointOrder): Promise<string> {
     )
   }
   if (keep > 0) {
-    for (const { path } of listCheckpoints(folder).slice(0, -keep)) rmSync(path, { recursive: true })
+    const own = listCheckpoints(folder).filter(({ step }) => step <= manifest.progress.step)
+    for (const { path } of own.slice(0, -keep)) rmSync(path, { recursive: true })
   }
   return target
 }

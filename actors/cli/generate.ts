@@ -1,14 +1,11 @@
 // `deeptroupe generate`: text from a Hugging Face folder or a checkpoint.
 import type { Command } from 'commander'
-import type { DeviceName } from '../../native/index.js'
-import { initialize } from '../engine/engine.js'
-import { generate } from '../engine/generate.js'
-import { openFolder, tokenizerOf } from './model.js'
-import { integer, oneOf, within } from './options.js'
+import type { DeviceName } from '../../native/device.js'
+import { integer, oneOf, option, usage, within } from './options.js'
 
-export interface GenerateFlags {
-  readonly model: string
-  readonly prompt: string
+interface GenerateFlags {
+  readonly model?: string
+  readonly prompt?: string
   readonly tokens: number
   readonly temperature: number
   readonly topK: number
@@ -17,27 +14,33 @@ export interface GenerateFlags {
   readonly device?: DeviceName
 }
 
-export function addGenerate(program: Command, action: (flags: GenerateFlags) => Promise<void>): void {
+export function addGenerate(program: Command): void {
   program
     .command('generate')
     .description('Write text with a trained model')
-    .requiredOption('--model <folder>', 'Hugging Face folder, checkpoint, or folder of checkpoints')
-    .requiredOption('--prompt <text>', 'text to go on from')
-    .option('--tokens <n>', 'new tokens', integer(0), 100)
-    .option('--temperature <t>', '0: always the likeliest token', within(0, 100), 1)
-    .option('--top-k <k>', 'draw from the k likeliest tokens (0: all)', integer(0), 0)
-    .option('--top-p <p>', 'draw from the likeliest tokens of this probability together', within(0, 1), 1)
-    .option('--seed <n>', 'seed of the draws', integer(0), 0)
-    .option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference'))
-    .action(action)
+    .option('--model <folder>', 'Hugging Face folder, checkpoint, or folder of checkpoints')
+    .option('--prompt <text>', 'text to go on from')
+    .addOption(option('--tokens <n>', 'new tokens', integer(0), 100))
+    .addOption(option('--temperature <t>', '0: always the likeliest token', within(0, 100), 1))
+    .addOption(option('--top-k <k>', 'draw from the k likeliest tokens (0: all)', integer(0), 0))
+    .addOption(option('--top-p <p>', 'draw from the likeliest tokens of this probability together', within(0, 1), 1))
+    .addOption(option('--seed <n>', 'seed of the draws', integer(0), 0))
+    .addOption(option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference')))
+    .action(run)
 }
 
-export async function runGenerate(flags: GenerateFlags): Promise<void> {
-  const chosen = openFolder(flags.model)
+async function run(flags: GenerateFlags): Promise<void> {
+  if (flags.model === undefined) throw usage('--model', 'a folder', 'none')
+  if (flags.prompt === undefined) throw usage('--prompt', 'text', 'none')
+  const { openFolder, tokenizerOf } = await import('./model.js')
+  const { initialize } = await import('../engine/engine.js')
+  const { generate } = await import('../engine/generate.js')
+  const { prompt, tokens, temperature, topK, topP, seed } = flags
+  const chosen = openFolder('--model', flags.model)
   const tokenizer = tokenizerOf(chosen)
   const { model, weights } = chosen
-  await using engine = await initialize({ model, weights, ...(flags.device && { device: flags.device }) })
-  const { prompt, tokens, temperature, topK, topP, seed } = flags
+  const sequence = Math.min(model.maxPositions, Math.max(1, tokenizer.encode(prompt).length) + tokens)
+  await using engine = await initialize({ model, weights, sequence, ...(flags.device && { device: flags.device }) })
   const text = await generate(engine, tokenizer, { prompt, tokens, temperature, topK, topP, seed })
   process.stdout.write(`${prompt}${text}\n`)
   weights.close()

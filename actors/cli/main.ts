@@ -1,11 +1,11 @@
 #!/usr/bin/env node
 // The `deeptroupe` command. Whatever goes wrong for a reason that a person can mend ends as one line on stderr and exit code 1.
 import { readFileSync } from 'node:fs'
-import { Command } from 'commander'
-import { addGenerate, runGenerate } from './generate.js'
-import { report } from './report.js'
-import { addStart, start } from './start.js'
-import { addTrain, train } from './train.js'
+import { Command, CommanderError } from 'commander'
+import { addGenerate } from './generate.js'
+import { addReport } from './report.js'
+import { addStart } from './start.js'
+import { addTrain } from './train.js'
 
 const { version, description } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'))
 
@@ -17,19 +17,30 @@ function explain(error: unknown): string {
   return process.env['DEEPTROUPE_DEBUG'] ? `${text}\n${error.stack}` : text
 }
 
-const program = new Command('deeptroupe').description(description).version(version)
-addTrain(program, train)
-addGenerate(program, runGenerate)
-addStart(program, start)
-program
-  .command('report')
-  .description('What this machine has, and what would make it faster')
-  .option('--json', 'as JSON')
-  .action(report)
+const fail = (text: string): void => {
+  process.stderr.write(`error: ${text}\n`)
+  process.exitCode = 1
+}
+
+// A reader that has seen enough (`| head`) ends the command, as it ends others.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+
+const program = new Command('deeptroupe')
+  .description(description)
+  .version(version)
+  .exitOverride()
+  .configureOutput({ outputError: () => {} })
+for (const add of [addTrain, addGenerate, addStart, addReport]) add(program)
 
 try {
   await program.parseAsync()
 } catch (error) {
-  process.stderr.write(`error: ${explain(error)}\n`)
-  process.exitCode = 1
+  if (!(error instanceof CommanderError)) fail(explain(error))
+  else if (error.exitCode !== 0) {
+    if (error.code === 'commander.help') process.exitCode = 1
+    else fail(error.message.replace(/^error: /, '').replace(/\s*\n\s*/g, ' '))
+  }
 }

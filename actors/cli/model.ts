@@ -1,12 +1,13 @@
 // The model that the flags of `train` and `generate` name.
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { findCheckpoint, manifestName } from '../../runtime/checkpoint/manifest.js'
+import { findCheckpoint, listCheckpoints, manifestName } from '../../runtime/checkpoint/manifest.js'
 import { byteTokenizer, hasTokenizer, loadTokenizer, type Tokenizer } from '../../runtime/data/tokenizer.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import { GPT2 } from '../../runtime/nn/models/gpt2.js'
 import { modelFromFolder, type Weights } from '../../runtime/nn/models/huggingface.js'
 import { EngineError } from '../engine/errors.js'
+import { usage } from './options.js'
 
 export interface ModelFlags {
   readonly model?: 'gpt2'
@@ -34,15 +35,12 @@ export function chooseModel(flags: ModelFlags & { readonly resume?: string }): C
   const sizes = (['layers', 'hidden', 'heads', 'vocab'] as const).filter((name) => flags[name] !== undefined)
   if (flags.init !== undefined) {
     if (sizes.length > 0) {
-      throw new EngineError(
-        'ENGINE_USAGE',
-        `train: --${sizes[0]}, expected no size together with --init, got ${flags[sizes[0]!]}`,
-      )
+      throw usage(`--${sizes[0]}`, 'no size together with --init', `${flags[sizes[0]!]}`)
     }
-    return openFolder(flags.init, flags.dropout)
+    return openFolder('--init', flags.init, flags.dropout)
   }
   if (flags.resume !== undefined && sizes.length === 0) {
-    const { weights, ...chosen } = openFolder(findCheckpoint(flags.resume), flags.dropout)
+    const { weights, ...chosen } = openFolder('--resume', findCheckpoint(flags.resume), flags.dropout)
     weights?.close()
     return chosen
   }
@@ -65,9 +63,13 @@ const definedOf = (flags: ModelFlags): Partial<typeof fresh> =>
   Object.fromEntries(Object.entries(flags).filter(([name, value]) => name in fresh && value !== undefined))
 
 /** A Hugging Face folder, or a checkpoint, which is one. */
-export function openFolder(path: string, dropout?: number): ChosenModel & { readonly weights: Weights } {
-  const folder =
-    existsSync(join(path, manifestName)) || existsSync(join(path, 'config.json')) ? path : findCheckpoint(path)
+export function openFolder(flag: string, path: string, dropout?: number): ChosenModel & { readonly weights: Weights } {
+  const isModel = existsSync(join(path, manifestName)) || existsSync(join(path, 'config.json'))
+  const folder = isModel ? path : listCheckpoints(path).at(-1)?.path
+  if (folder === undefined) {
+    const got = existsSync(path) ? `${path}, which holds none` : `${path}, which is not there`
+    throw usage(flag, 'a Hugging Face folder, a checkpoint or a folder of checkpoints', got)
+  }
   const opened = modelFromFolder(folder)
   const tokenizer = hasTokenizer(folder) ? loadTokenizer(folder) : undefined
   const model =

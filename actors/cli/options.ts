@@ -1,26 +1,48 @@
 // Values of flags. A bad one is one line that names the flag, what it takes and what came.
-import { InvalidArgumentError } from 'commander'
+import { Option } from 'commander'
+import { EngineError } from '../engine/errors.js'
 
-export const integer =
-  (least: number) =>
-  (text: string): number => {
+/** What a flag takes: in words, and how it is read; undefined is refused. */
+export interface Value<T> {
+  readonly expected: string
+  read(text: string): T | undefined
+}
+
+export const integer = (least: number): Value<number> => ({
+  expected: `an integer of at least ${least}`,
+  read: (text) => {
     const value = Number(text)
-    if (Number.isSafeInteger(value) && value >= least) return value
-    throw new InvalidArgumentError(`Expected an integer of at least ${least}, got ${text}.`)
-  }
+    return /^\d+$/.test(text) && Number.isSafeInteger(value) && value >= least ? value : undefined
+  },
+})
 
-export const within =
-  (least: number, most: number) =>
-  (text: string): number => {
+export const within = (least: number, most: number): Value<number> => ({
+  expected: `a number from ${least} to ${most}`,
+  read: (text) => {
     const value = Number(text)
-    if (text.trim() !== '' && value >= least && value <= most) return value
-    throw new InvalidArgumentError(`Expected a number from ${least} to ${most}, got ${text}.`)
-  }
+    return text.trim() !== '' && value >= least && value <= most ? value : undefined
+  },
+})
 
-export const oneOf =
-  <T extends string | number>(...values: readonly T[]) =>
-  (text: string): T => {
-    const value = values.find((candidate) => String(candidate) === text)
-    if (value !== undefined) return value
-    throw new InvalidArgumentError(`Expected ${values.join(' or ')}, got ${text}.`)
-  }
+export const oneOf = <T extends string | number>(...values: readonly T[]): Value<T> => ({
+  expected: values.join(' or '),
+  read: (text) => values.find((candidate) => String(candidate) === text),
+})
+
+/** A flag with a checked value: `option('--steps <n>', 'optimizer steps', integer(0), 100)`. */
+export function option<T>(flags: string, description: string, value: Value<T>, fallback?: T): Option {
+  const made = new Option(flags, description).argParser((text) => {
+    const read = value.read(text)
+    if (read !== undefined) return read
+    throw usage(made.long ?? flags, value.expected, text)
+  })
+  return fallback === undefined ? made : made.default(fallback)
+}
+
+/** The error of a flag, or of several that do not go together. */
+export const usage = (flag: string, expected: string, got: string): EngineError =>
+  new EngineError('ENGINE_USAGE', `${flag}, expected ${expected}, got ${got}`, { flag })
+
+/** The flags that were given. */
+export const defined = <T extends object>(values: T): { [K in keyof T]: Exclude<T[K], undefined> } =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as never

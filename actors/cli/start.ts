@@ -11,7 +11,7 @@ import { countParameters } from '../../runtime/nn/module.js'
 import { formatBytes, formatCount, formatLoss, lossChart, Progress } from '../../runtime/observe/index.js'
 import { initialize } from '../engine/engine.js'
 import { generate } from '../engine/generate.js'
-import { interruptible } from './train.js'
+import { interruptible } from './interrupt.js'
 
 export interface StartFlags {
   readonly data?: readonly string[]
@@ -62,7 +62,8 @@ export async function start(flags: StartFlags): Promise<void> {
     attn_pdrop: 0,
   })
   const data = await openSource(paths, { vocabulary: model.vocabSize, positions: model.maxPositions })
-  const { signal, dispose } = interruptible()
+  const interrupt = interruptible()
+  const { signal } = interrupt
   const { steps } = size
   await using engine = await initialize({
     model,
@@ -112,5 +113,6 @@ export async function start(flags: StartFlags): Promise<void> {
     write(`\nThe model writes:\n\n${prompt}${text}\n\n`)
     write(`More: npx deeptroupe generate --model ${folder} --prompt 'export const ' --tokens 200\n`)
   }
-  dispose()
+  interrupt.dispose()
+  process.exitCode = interrupt.exitCode() ?? 0
 }

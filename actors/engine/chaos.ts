@@ -36,6 +36,7 @@ function parseFault(item: string, random: () => number): PlannedFault | null {
     const seconds = Number(duration) / (unit === 'ms' ? 1000 : 1)
     return { rank: Number(stalled), step: Number(stallStep), fault: { kind: 'stall', seconds } }
   }
-  const fault = kind === 'kill' ? { kind, moment: random() } : { kind: kind as 'throw' | 'oom' | 'flood' }
+  const fault: Fault =
+    kind === 'kill' ? { kind: 'kill', moment: random() } : { kind: kind as 'throw' | 'oom' | 'flood' }
   return { rank: Number(rank), step: Number(step), fault }
 }

@@ -8,22 +8,24 @@ import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import {
   findCheckpoint,
-  listCheckpoints,
   modelFile,
   optimizerFile,
   readManifest,
 } from '../../runtime/checkpoint/manifest.js'
 import type { TokenSource } from '../../runtime/data/source.js'
-import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
 import { optimizerScalars } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
+import type { Fault } from '../rank/fault.js'
 import type { Diagnosis } from '../rank/protocol.js'
 import { supervisor } from '../supervisor/actor.js'
 import type { SupervisorProtocol, TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
+import { explainStart, FailureWatch } from './failure.js'
+import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { type ArenaAccess, manifestOf, openTensors, restore, snapshot } from './store.js'
 import { parameterKind, stateKinds } from './tensors.js'
@@ -72,6 +74,10 @@ export class Engine {
   #restarts = 0
   #saving: Promise<string> | null = null
   #profile: TraceSpan[] | null = null
+  /** The checkpoint that the present state can be reached from; null: the start. */
+  #origin: string | null = null
+  readonly #chaos: Set<PlannedFault>
+  readonly #failures: FailureWatch
   #closed: Promise<void> | null = null
 
   private constructor(prepared: Prepared, system: ActorSystem, saver: ActorRef<CheckpointerProtocol>, troupe: Troupe) {
@@ -81,6 +87,9 @@ export class Engine {
     this.#troupe = troupe
     this.#seed = prepared.seed
     this.#shuffle = prepared.options.shuffle ?? true
+    this.#chaos = new Set(prepared.chaos)
+    this.#failures = new FailureWatch(system.events$)
+    this.#failures.of(troupe.supervisor.path)
   }
 
   /** Steps, evaluations, checkpoints, notices and restarts, as they happen. */
@@ -137,6 +146,7 @@ export class Engine {
       )
       await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
     } else await this.#troupe.supervisor.ask({ type: 'initialize', seed: this.#seed }, patient)
+    this.#origin = null
     this.#step = 0
     this.#applied = 0
     this.#samples = 0
@@ -156,19 +166,30 @@ export class Engine {
    * nothing to do. Rejects with {@link EngineError} for a loss that is not finite or a rank that failed with no restart left.
    */
   async train({ steps, signal }: TrainOptions): Promise<StepEvent | null> {
-    const { checkpoints, restarts = 0 } = this.prepared.options
+    const { checkpoints } = this.prepared.options
     let last: StepEvent | null = null
     while (this.#step < steps && !signal?.aborted) {
       try {
         last = await this.#next(null, this.#step + 1 < steps)
+        if (checkpoints?.every && this.#step % checkpoints.every === 0) await this.#checkpoint(checkpoints.folder)
       } catch (error) {
-        if (error instanceof EngineError || this.#restarts >= restarts) throw this.#failure(error)
         await this.#recover(error)
-        continue
       }
-      if (checkpoints?.every && this.#step % checkpoints.every === 0) await this.#checkpoint(checkpoints.folder)
     }
     return last
+  }
+
+  /** Work on the state of the present step. A rank that fails meanwhile costs a restart: the lost steps are replayed and it begins anew. */
+  async #surviving<T>(work: () => Promise<T>): Promise<T> {
+    const step = this.#step
+    for (;;) {
+      try {
+        return await work()
+      } catch (error) {
+        await this.#recover(error)
+        await this.train({ steps: step })
+      }
+    }
   }
 
   /** One step on the next batch of the data, or on the caller's. */
@@ -199,14 +220,16 @@ export class Engine {
       nextSample: more ? this.#samples + train : null,
       slot: batch ? this.#ownBatch(batch) : null,
       scalars,
-      profile: this.#profile !== null,
+      profile: this.#profile !== null || config.wallClockBreakdown,
+      faults: this.#faultsOf(this.#step + 1),
     }
     const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
     if (!report.finite) throw await this.#notFinite(order, report)
     this.#step += 1
     this.#applied += 1
     this.#samples += train
-    if (this.#profile) this.#record(report, order.step)
+    const spans = order.profile ? spansOf(this.prepared.compilation, report.ranks, order.step) : []
+    this.#profile?.push(...spans)
     const seconds = (performance.now() - started) / 1000
     const tokens = train * sequence
     const event: StepEvent = {
@@ -220,7 +243,19 @@ export class Engine {
       seconds,
     }
     this.#events.next(event)
+    if (config.wallClockBreakdown) this.#events.next(timingOf(spans, report.ranks.length, order.step))
     return event
+  }
+
+  /** What each rank is to suffer in a step. Faults of one step are used up. */
+  #faultsOf(step: number): Fault[][] {
+    const faults: Fault[][] = Array.from({ length: this.prepared.ranks }, () => [])
+    for (const planned of this.#chaos) {
+      if (planned.step !== null && planned.step !== step) continue
+      faults[planned.rank]!.push(planned.fault)
+      if (planned.step !== null) this.#chaos.delete(planned)
+    }
+    return faults
   }
 
   #training(): Prepared {
@@ -268,29 +303,39 @@ export class Engine {
     )
   }
 
+  /** The one error that a run ends with. */
   #failure(error: unknown): unknown {
-    if (error instanceof EngineError || error instanceof CheckpointError) return error
-    const reason = error instanceof Error ? error.message : String(error)
-    return new EngineError(
-      'ENGINE_RANK_FAILED',
-      `train: step ${this.#step + 1}, expected every rank to finish, got: ${reason}`,
-      { step: this.#step + 1 },
-      { cause: error },
-    )
+    const known = [error, (error as Error).cause].find((e) => e instanceof EngineError || isCheckpointError(e))
+    if (known) return known
+    const step = this.#step + 1
+    const message = `train: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
+    return new EngineError('ENGINE_RANK_FAILED', message, { step }, { cause: error })
   }
 
-  /** A new group from the newest checkpoint, or from the start. */
+  /** A new group from the newest checkpoint of this run, or from where it began. Throws where no restart is left or none would help. */
   async #recover(error: unknown): Promise<void> {
-    this.#restarts += 1
-    await this.#settleSave()
+    const { restarts = 0 } = this.prepared.options
+    for (let failure = this.#failure(error); ; ) {
+      if (!(failure instanceof EngineError) || failure.code !== 'ENGINE_RANK_FAILED' || this.#restarts >= restarts)
+        throw failure
+      this.#restarts += 1
+      await this.#settleSave()
+      try {
+        await this.#raiseAgain()
+        if (this.#origin) await this.#restore(this.#origin)
+        else await this.#begin()
+        this.#events.next({ type: 'restart', step: this.#step, attempt: this.#restarts, cause: failure.message })
+        return
+      } catch (again) {
+        failure = this.#failure(again)
+      }
+    }
+  }
+
+  async #raiseAgain(): Promise<void> {
     await lower(this.#troupe)
     this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
-    const folder = this.prepared.options.checkpoints?.folder
-    const newest = folder ? listCheckpoints(folder).at(-1) : undefined
-    if (newest) await this.load(newest.path)
-    else await this.#begin()
-    const cause = error instanceof Error ? error.message : String(error)
-    this.#events.next({ type: 'restart', step: this.#step, attempt: this.#restarts, cause })
+    this.#failures.of(this.#troupe.supervisor.path)
   }
 
   /** Mean loss over all of the evaluation data. */
@@ -301,7 +346,7 @@ export class Engine {
         'evaluate: data, expected `evalData` in the options of initialize, got none',
       )
     }
-    const { loss, tokens } = await this.#troupe.supervisor.ask({ type: 'evaluate' }, patient)
+    const { loss, tokens } = await this.#surviving(() => this.#troupe.supervisor.ask({ type: 'evaluate' }, patient))
     const event: EvalEvent = { type: 'eval', step: this.#step, loss, perplexity: Math.exp(loss), tokens }
     this.#events.next(event)
     return event
@@ -336,8 +381,14 @@ export class Engine {
 
   /** Writes a checkpoint into `folder` and resolves with its path when it is whole. */
   async save(folder: string): Promise<string> {
-    await this.#checkpoint(folder)
+    await this.#surviving(() => this.#checkpoint(folder))
     return (await this.#settleSave())!
+  }
+
+  /** The newest checkpoint that was written or loaded, once the one under way is whole; null: none. */
+  async saved(): Promise<string | null> {
+    await this.#settleSave()
+    return this.#origin
   }
 
   /** Copies all state, then has it written while training goes on. One checkpoint is written at a time. */
@@ -367,6 +418,7 @@ export class Engine {
       .then((path) => {
         const bytes = files.reduce((sum, file) => sum + file.totalBytes, 0)
         const seconds = (performance.now() - started) / 1000
+        this.#origin = path
         this.#events.next({ type: 'checkpoint', step: progress.step, path, bytes, seconds })
         return path
       })
@@ -386,6 +438,15 @@ export class Engine {
    */
   async load(path: string): Promise<void> {
     const found = findCheckpoint(path)
+    try {
+      await this.#restore(found)
+    } catch (error) {
+      throw this.#failure(error)
+    }
+    this.#origin = found
+  }
+
+  async #restore(found: string): Promise<void> {
     const manifest = readManifest(found)
     const { compilation } = this.prepared
     const { kind } = compilation.sharding.options.optimizer
@@ -442,34 +503,6 @@ export class Engine {
     return spans
   }
 
-  #record(report: TrainReport, step: number): void {
-    report.ranks.forEach(({ profile }, rank) => {
-      for (const { program, seconds } of profile ?? []) {
-        const { instructions } = this.#program(program)
-        instructions.forEach(({ op, debug }, i) => {
-          this.#profile!.push({
-            name: op,
-            category: debug.phase,
-            rank,
-            startSeconds: seconds[2 * i]!,
-            endSeconds: seconds[2 * i + 1]!,
-            flops: debug.flops,
-            bytes: debug.bytes,
-            details: {
-              step,
-              ...(debug.module && { module: debug.module }),
-              ...(debug.source && { source: debug.source }),
-            },
-          })
-        })
-      }
-    })
-  }
-
-  #program(name: ProgramName) {
-    return this.prepared.compilation.programs[name]!.program
-  }
-
   /** Ends everything: no thread, handle or arena is left. A checkpoint under way is finished first. */
   close(): Promise<void> {
     this.#closed ??= (async () => {
@@ -492,6 +525,9 @@ export class Engine {
 
 const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
   spans.map(({ byteOffset, bytes }) => ({ byteOffset, bytes }))
+
+/** Also one that came from another thread and is an Error by name only. */
+const isCheckpointError = (error: unknown): boolean => error instanceof Error && error.name === 'CheckpointError'
 
 const shared = (bytes: Uint8Array): Uint8Array => {
   const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
@@ -532,7 +568,12 @@ async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuf
     return { group, slots, supervisor: ref }
   } catch (error) {
     await group.close()
-    throw error
+    throw new EngineError(
+      'ENGINE_RANK_FAILED',
+      `initialize: ranks, expected all to start, got ${explainStart(error)}`,
+      {},
+      { cause: error },
+    )
   }
 }
 

@@ -24,7 +24,8 @@ export function spansOf({ programs }: Compilation, reports: readonly StepReport[
 /** Milliseconds of a step by phase, the mean over `ranks`. */
 export function timingOf(spans: readonly TraceSpan[], ranks: number, step: number): TimingEvent {
   const milliseconds = (phase: string): number =>
-    spans.reduce((sum, span) => sum + (span.category === phase ? span.endSeconds - span.startSeconds : 0), 0) * (1e3 / ranks)
+    spans.reduce((sum, span) => sum + (span.category === phase ? span.endSeconds - span.startSeconds : 0), 0) *
+    (1e3 / ranks)
   return {
     type: 'timing',
     step,

@@ -20,7 +20,12 @@ export type Fault =
 const floodedSeconds = 3
 
 /** What happens before micro-step `micro` of `micros`. */
-export async function sufferBefore(faults: readonly Fault[], micro: number, micros: number, signal: AbortSignal): Promise<void> {
+export async function sufferBefore(
+  faults: readonly Fault[],
+  micro: number,
+  micros: number,
+  signal: AbortSignal,
+): Promise<void> {
   for (const fault of faults) {
     if (fault.kind === 'kill' && placeOf(fault.moment, micros) === micro) process.exit(1)
     if (micro > 0) continue

@@ -4,8 +4,8 @@ import type { GroupToken } from '../../native/device.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
-import type { Fault } from './fault.js'
 import type { Region } from './device.js'
+import type { Fault } from './fault.js'
 
 export interface RankArgs {
   readonly token: GroupToken

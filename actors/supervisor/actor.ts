@@ -2,11 +2,9 @@
 // communicator is aborted at once, so that no other waits for it, and the supervisor fails with the first cause.
 import { abortGroup } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
-import { ActorError } from '../../runtime/actor/errors.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { dataLoader } from '../data-loader/actor.js'
 import type { DataLoaderProtocol } from '../data-loader/protocol.js'
-import { EngineError } from '../engine/errors.js'
 import { rank } from '../rank/actor.js'
 import type { RankProtocol, StepOrder } from '../rank/protocol.js'
 import type { SupervisorArgs, SupervisorProtocol, TrainOrder } from './protocol.js'
@@ -24,50 +22,28 @@ interface SupervisorState {
 /** A step may take as long as it takes: a rank that dies ends it, and so does the run's signal. */
 const patient = { deadline: 2 ** 31 - 1 }
 
-/** What an error of an ask goes back to: its receiver's own, where it failed at the message. */
-export function rootOf(error: unknown): unknown {
-  const passed = error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'SPAWN_FAILED')
-  return passed && error.cause ? rootOf(error.cause) : error
-}
-
-/** Whether a rank only ended because the communicator was aborted, or with its group: another one's failure is the cause. */
-function isConsequence(error: unknown): boolean {
-  const { code, details } = error as { code?: string; details?: { kind?: string } }
-  return code === 'aborted' || (code === 'DEAD_ACTOR' && (details?.kind === 'sibling' || details?.kind === 'parent'))
-}
-
-/**
- * Asks every rank and waits for all. The first failure aborts the communicator; once all have answered, the one that the others
- * follow from is thrown, naming its rank.
- */
+/** Asks every rank and waits for all. The first failure aborts the communicator and is thrown once the others have answered. */
 async function everyRank<T>(
   state: SupervisorState,
   context: ActorContext<SupervisorProtocol>,
   ask: (ref: ActorRef<RankProtocol>, index: number) => Promise<T>,
 ): Promise<T[]> {
-  const failures: { index: number; error: unknown }[] = []
+  const failures: unknown[] = []
   const abort = (): void => abortGroup(state.args.ranks.token, 'the run is being stopped')
   context.signal.addEventListener('abort', abort, { once: true })
   const settled = await Promise.allSettled(
     state.ranks.map(async (ref, index) => {
       try {
         return await ask(ref, index)
-      } catch (failure) {
-        const error = rootOf(failure)
-        if (failures.push({ index, error }) === 1) abortGroup(state.args.ranks.token, `rank ${index} failed`)
+      } catch (error) {
+        if (failures.push(error) === 1) abortGroup(state.args.ranks.token, `rank ${index} failed`)
         throw error
       }
     }),
   )
   context.signal.removeEventListener('abort', abort)
-  const first = failures.find(({ error }) => !isConsequence(error)) ?? failures[0]
-  if (first) throw rankFailed(first.index, first.error)
+  if (failures.length > 0) throw failures[0]
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value)
-}
-
-function rankFailed(rank: number, error: unknown): EngineError {
-  const reason = error instanceof Error ? error.message : String(error)
-  return new EngineError('ENGINE_RANK_FAILED', `rank ${rank}: ${reason}`, { rank }, { cause: error })
 }
 
 async function fill(state: SupervisorState, sample: number, busy: number | null): Promise<number> {
@@ -113,7 +89,7 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
         worker: args.serviceWorker,
         maxRestarts: 0,
       }))
-    return { args, ranks, loader, slots: emptySlots(args.ranks.slots.length), ahead: null }
+    return { args, ranks, loader, slots: emptySlots(Math.max(0, args.ranks.slots.length - 1)), ahead: null }
   },
 
   receive: {

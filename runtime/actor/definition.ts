@@ -105,7 +105,7 @@ export type ProtocolOfHandlers<R> = {
   [K in keyof R]: R[K] extends (state: never) => infer T
     ? () => Awaited<T>
     : R[K] extends (state: never, message: infer M, context: never) => infer T
-      ? [M] extends [never]
+      ? [M] extends [undefined]
         ? () => Awaited<T>
         : (message: M) => Awaited<T>
       : never

@@ -309,8 +309,11 @@ export class Guardian {
       this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
       unit.phase = 'ending'
       const members = fallTogether(entry, [...entry.home.members.values()]).filter((member) => !member.removal)
-      await Promise.all(members.map((member) => this.endForRestart(member, entry, cause)))
+      await this.endAll(members, entry, cause)
       await this.sleep(delay)
+      // Meanwhile a unit that overlaps may have restarted a member, and that life may have failed too.
+      const failed = (): Entry[] => members.filter((member) => !member.removal && member.life?.cause)
+      while (failed().length > 0) await this.endAll(failed(), entry, cause)
       unit.phase = 'starting'
       unit.next = null
       const failure = await this.startAll(members)
@@ -322,12 +325,16 @@ export class Guardian {
     unit.phase = 'up'
   }
 
-  private async endForRestart(member: Entry, failing: Entry, cause: Cause): Promise<void> {
-    const own: Cause = member === failing ? cause : fellWith(failing, cause)
-    const { life } = member
-    member.status = 'restarting'
-    await this.endLife(member, own, false)
-    if (life && !member.removal) this.deathWatch.notify(member, life.cause ?? own, true)
+  /** Ends lives that are to be followed by others; all at once, for the members may wait for each other. */
+  private async endAll(members: readonly Entry[], failing: Entry, cause: Cause): Promise<void> {
+    const end = async (member: Entry): Promise<void> => {
+      const { life } = member
+      const own = member === failing ? cause : fellWith(failing, cause)
+      member.status = 'restarting'
+      await this.endLife(member, own, false)
+      if (life && !member.removal) this.deathWatch.notify(member, life.cause ?? own, true)
+    }
+    await Promise.all(members.map(end))
   }
 
   private async startAll(members: readonly Entry[]): Promise<{ entry: Entry; cause: Cause } | null> {

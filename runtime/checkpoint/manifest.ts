@@ -4,34 +4,41 @@
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+import * as z from 'zod'
 import { CheckpointError } from './error.js'
 
 export const manifestName = 'manifest.json'
 export const modelFile = 'model.safetensors'
 export const optimizerFile = 'optimizer.safetensors'
 
-/** What a run needs beside tensors to go on bit for bit. */
-export interface Progress {
-  /** Steps done. */
-  readonly step: number
-  /** Optimizer steps applied: what schedules and bias corrections count. */
-  readonly applied: number
-  /** Samples consumed. */
-  readonly samples: number
-  readonly seed: number
-  readonly shuffle: boolean
-}
+const count = z.int().min(0)
 
-export interface Manifest {
-  readonly format: 'deeptroupe-checkpoint'
-  readonly version: 1
-  readonly progress: Progress
+const manifestSchema = z.object({
+  format: z.literal('deeptroupe-checkpoint'),
+  version: z.literal(1),
+  progress: z
+    .object({
+      /** Steps done. */
+      step: count,
+      /** Optimizer steps applied: what schedules and bias corrections count. */
+      applied: count,
+      /** Samples consumed. */
+      samples: count,
+      seed: count,
+      shuffle: z.boolean(),
+    })
+    .readonly(),
   /** `adam` or `sgd`, and the names of its state tensors. */
-  readonly optimizer: { readonly kind: string; readonly states: readonly string[] }
+  optimizer: z.object({ kind: z.string(), states: z.array(z.string()).readonly() }).readonly(),
   /** What wrote it; nothing of this binds a run that resumes. */
-  readonly writer: { readonly ranks: number; readonly stage: number; readonly deeptroupe: string }
-  readonly files: Readonly<Record<string, { readonly bytes: number; readonly sha256: string }>>
-}
+  writer: z.object({ ranks: count, stage: count, deeptroupe: z.string() }).readonly(),
+  files: z.record(z.string(), z.object({ bytes: count, sha256: z.string() }).readonly()).readonly(),
+})
+
+export type Manifest = Readonly<z.output<typeof manifestSchema>>
+
+/** What a run needs beside tensors to go on bit for bit. */
+export type Progress = Manifest['progress']
 
 /** The folder of a step's checkpoint, DeepSpeed's tag. */
 export const tagOf = (step: number): string => `global_step${step}`
@@ -82,14 +89,18 @@ export function readManifest(path: string): Manifest {
     const message = `resume: ${what} of checkpoint ${path}, expected ${expected}, got ${got}`
     throw new CheckpointError('CHECKPOINT_FORMAT', message, { file })
   }
-  let manifest: Manifest
+  let json: unknown
   try {
-    manifest = JSON.parse(readFileSync(file, 'utf8'))
+    json = JSON.parse(readFileSync(file, 'utf8'))
   } catch (error) {
     return fail(manifestName, 'JSON', error instanceof Error ? error.message : String(error))
   }
-  if (manifest?.format !== 'deeptroupe-checkpoint') return fail('format', 'deeptroupe-checkpoint', String(manifest?.format))
-  if (manifest.version !== 1) return fail('version', '1', String(manifest.version))
+  const { data: manifest, error } = manifestSchema.safeParse(json, { reportInput: true })
+  if (!manifest) {
+    const { path: key, message, input } = error.issues[0]!
+    const expected = message.replace(/^[^:]*: expected |, received .*$/g, '')
+    return fail(key.join('.') || manifestName, expected, input === undefined ? 'none' : JSON.stringify(input))
+  }
   for (const [name, { bytes, sha256 }] of Object.entries(manifest.files)) {
     const whole = join(path, basename(name))
     if (!existsSync(whole)) fail(`file ${name}`, `${bytes} bytes`, 'no such file')

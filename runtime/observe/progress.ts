@@ -39,7 +39,7 @@ export interface ProgressStream {
 export interface ProgressOptions {
   /** The last step. */
   readonly steps: number
-  /** Off a terminal: a line every so many steps; by default about twenty in all. */
+  /** A line that stays, every so many steps; by default none on a terminal, about twenty in all elsewhere. */
   readonly every?: number
 }
 
@@ -50,6 +50,7 @@ export class Progress {
   readonly #stream: ProgressStream
   readonly #steps: number
   readonly #every: number
+  readonly #standing: boolean
   #seconds = 0
   #tokensPerSecond = 0
   #seen = 0
@@ -58,6 +59,7 @@ export class Progress {
   constructor(stream: ProgressStream, options: ProgressOptions) {
     this.#stream = stream
     this.#steps = options.steps
+    this.#standing = options.every !== undefined
     this.#every = options.every ?? Math.max(1, Math.round(options.steps / 20))
   }
 
@@ -75,6 +77,7 @@ export class Progress {
     if (this.#stream.isTTY) {
       this.#stream.write(`\r\u001b[2K${progressLine(state, (this.#stream.columns ?? 80) - 1)}`)
       this.#drawn = true
+      if (this.#standing && event.step % this.#every === 0) this.end()
     } else if (event.step % this.#every === 0 || event.step === this.#steps || this.#seen === 1) {
       this.#stream.write(`${progressLine(state)}\n`)
     }

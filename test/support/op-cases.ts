@@ -1,7 +1,7 @@
 // One list of calls for every op that computes: shapes even and odd, optional operands there and not, edges of tiles and chunks.
 // The gradient suite takes those that are differentiable, the backend suite all of them.
 import { activationKinds } from '../../kernels/ops/activation.js'
-import type { Attributes } from '../../kernels/ops/definition.js'
+import { type Attributes, elements } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
 import { type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
 
@@ -32,6 +32,8 @@ const opCase = (op: string, title: string, inputs: Make, options: Options = {}):
   inputs,
 })
 
+/** More elements than finite differences and repeated runs need; enough that kernels split their work between threads. */
+const isLarge = (shape: readonly number[]): boolean => elements(shape) > 10_000
 const show = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 const flags = (names: Readonly<Record<string, unknown>>): string =>
   Object.entries(names)
@@ -58,12 +60,17 @@ function* elementwiseCases(): Generator<OpCase> {
     ],
   ] as const) {
     for (const op of ['add', 'multiply']) {
-      yield opCase(op, `${show(a)} and ${show(b)}`, (r) => [r.normal(a), r.normal(b)])
+      yield opCase(op, `${show(a)} and ${show(b)}`, (r) => [r.normal(a), r.normal(b)], {
+        compareOnly: isLarge(a),
+      })
     }
   }
   for (const shape of [[1], [7, 3], [301, 259]]) {
-    yield opCase('scale', show(shape), (r) => [r.normal(shape)], { attributes: { factor: -0.7 } })
-    yield opCase('copy', show(shape), (r) => [r.normal(shape)])
+    yield opCase('scale', show(shape), (r) => [r.normal(shape)], {
+      attributes: { factor: -0.7 },
+      compareOnly: isLarge(shape),
+    })
+    yield opCase('copy', show(shape), (r) => [r.normal(shape)], { compareOnly: isLarge(shape) })
   }
   yield opCase('copy', 'of tokens', (r) => [r.integers([5, 3], 0, 100)], { compareOnly: true })
   const numberOf = (dtype: 'f32' | 'f64' | 'bf16' | 'f16') => dtypeNumbers.indexOf(dtype)
@@ -133,7 +140,7 @@ const edges = [
 function* activationCases(): Generator<OpCase> {
   for (const [kind, name] of activationKinds.entries()) {
     for (const shape of [[5, 3], [1], [130, 257]]) {
-      const options = { attributes: { kind } }
+      const options = { attributes: { kind }, compareOnly: isLarge(shape) }
       yield opCase('activation', `${name} ${show(shape)}`, (r) => [r.normal(shape, 2)], options)
       const backward: Make = (r) => [r.normal(shape), r.normal(shape, 2)]
       yield opCase('activation_backward', `${name} ${show(shape)}`, backward, options)
@@ -350,7 +357,11 @@ function* dropoutCases(): Generator<OpCase> {
         'dropout',
         `${show(shape)} ${p} ${flags({ residual })}`,
         (r) => [r.normal(shape), residual ? r.normal(shape) : null],
-        { attributes: { p, op_id: 9 }, roles: { seed: 2 ** 33 + 99, step: 3, sample: 40 } },
+        {
+          attributes: { p, op_id: 9 },
+          roles: { seed: 2 ** 33 + 99, step: 3, sample: 40 },
+          compareOnly: isLarge(shape),
+        },
       )
     }
   }

@@ -39,7 +39,7 @@ test('aliases and in-place pairs name operands that exist; an alias renames its 
 })
 
 test('inference, cost and workspace accept every case, and an absent required input is an OpError', (t) => {
-  for (const c of opCases) {
+  for (const c of opCases.filter((c) => !c.compareOnly)) {
     const op = opNamed(c.op)
     const inputs = c.inputs(new RandomTensors('f32')) as (TensorType | null)[]
     const outputs = op.infer(inputs, c.attributes)

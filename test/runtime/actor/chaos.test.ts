@@ -15,7 +15,7 @@ const step = fc.oneof(
 
 test('any failures: asks settle, survivors work, credits come back, stop leaves nothing', async (t) => {
   await fc.assert(
-    fc.asyncProperty(fc.integer({ min: 1 }), fc.array(step, { maxLength: 12 }), async (seed, steps) => {
+    fc.asyncProperty(fc.integer({ min: 1 }), fc.array(step, { maxLength: 20 }), async (seed, steps) => {
       const system = await LoopbackSystem.start({ workers: 3, seed })
       const lives = new Map<string, number>()
       const count = (path: string, by: number) => lives.set(path, (lives.get(path) ?? 0) + by)
@@ -76,6 +76,6 @@ test('any failures: asks settle, survivors work, credits come back, stop leaves 
       t.is(system.clock.waiting, 0)
       t.true([...lives.values()].every((count) => count === 0))
     }),
-    { numRuns: 60 },
+    { numRuns: 150 },
   )
 })

@@ -71,10 +71,13 @@ test('An ask that waits for room keeps its place before later sends', async (t) 
   const { system } = await start(t)
   const { open, wait } = gate()
   const order: string[] = []
+  let overtakes = true
   const slow = defineActor(import.meta.url, 'slow', {
     init: () => 0,
     receive: {
-      async note(_state, message: { name: string }) {
+      async note(_state, message: { name: string }, context) {
+        // There is room just now, but the asks come first.
+        if (message.name === 'waiting') overtakes = context.self.tell({ type: 'note', name: 'late' } as never)
         await wait
         order.push(message.name)
       },
@@ -90,6 +93,7 @@ test('An ask that waits for room keeps its place before later sends', async (t) 
   open()
   await Promise.all([asked, second])
   t.deepEqual(order, ['running', 'waiting', 'asked', 'second'])
+  t.false(overtakes)
 })
 
 test('Handlers of one actor run one at a time, asynchronous handlers included', async (t) => {
