@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
-import type { Command } from 'commander'
 import { machine } from '../../native/index.js'
 import { formatBytes } from '../../runtime/observe/index.js'
 
@@ -58,15 +57,8 @@ function findings(): Finding[] {
   ]
 }
 
-export function addReport(program: Command): void {
-  program
-    .command('report')
-    .description('What this machine has, and what would make it faster')
-    .option('--json', 'as JSON')
-    .action(report)
-}
-
-async function report(flags: { readonly json?: boolean }): Promise<void> {
+/** `deeptroupe report`. */
+export async function report(flags: { readonly json?: boolean }): Promise<void> {
   const rows = findings()
   if (flags.json) {
     process.stdout.write(`${JSON.stringify(Object.fromEntries(rows.map(({ name, found }) => [name, found])))}\n`)

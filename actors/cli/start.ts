@@ -2,7 +2,6 @@
 import { existsSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Command } from 'commander'
 import { machine } from '../../native/index.js'
 import { openSource } from '../../runtime/data/open.js'
 import { byteTokenizer } from '../../runtime/data/tokenizer.js'
@@ -15,15 +14,6 @@ import { interruptible } from './interrupt.js'
 
 export interface StartFlags {
   readonly data?: readonly string[]
-  readonly steps?: number
-}
-
-export function addStart(program: Command, action: (flags: StartFlags) => Promise<void>): void {
-  program
-    .command('start')
-    .description('Train a small GPT on text for two minutes and let it write')
-    .option('--data <path...>', "text files or folders (the project's own source and documents)")
-    .action(action)
 }
 
 /** The folder of package.json. */

@@ -6,12 +6,7 @@ import { type Observable, Subject } from 'rxjs'
 import { createGroup, type DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import {
-  findCheckpoint,
-  modelFile,
-  optimizerFile,
-  readManifest,
-} from '../../runtime/checkpoint/manifest.js'
+import { findCheckpoint, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
 import type { TokenSource } from '../../runtime/data/source.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
 import { optimizerScalars } from '../../runtime/optim/index.js'
@@ -27,7 +22,7 @@ import { EngineError } from './errors.js'
 import { explainStart, FailureWatch } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
-import { type ArenaAccess, manifestOf, openTensors, restore, snapshot } from './store.js'
+import { type ArenaAccess, manifestOf, openTensors, restore, Staging, snapshot } from './store.js'
 import { parameterKind, stateKinds } from './tensors.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
@@ -73,6 +68,9 @@ export class Engine {
   #shuffle: boolean
   #restarts = 0
   #saving: Promise<string> | null = null
+  readonly #staging = new Staging()
+  /** The call of `forward` that has the logits' shared memory. */
+  #forwarding: Promise<void> = Promise.resolve()
   #profile: TraceSpan[] | null = null
   /** The checkpoint that the present state can be reached from; null: the start. */
   #origin: string | null = null
@@ -88,7 +86,7 @@ export class Engine {
     this.#seed = prepared.seed
     this.#shuffle = prepared.options.shuffle ?? true
     this.#chaos = new Set(prepared.chaos)
-    this.#failures = new FailureWatch(system.events$)
+    this.#failures = new FailureWatch(system.events$, prepared.ranks)
     this.#failures.of(troupe.supervisor.path)
   }
 
@@ -155,7 +153,8 @@ export class Engine {
   get #access(): ArenaAccess {
     const { supervisor: ref } = this.#troupe
     return {
-      read: (rank, { arena }, spans) => ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans) }, patient),
+      read: (rank, { arena }, spans, target) =>
+        ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans), target }, patient),
       write: (rank, { arena }, spans, bytes) =>
         ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
     }
@@ -371,11 +370,17 @@ export class Engine {
     if (bad >= 0)
       throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
     const logits = new Float32Array(all.length * vocabSize)
-    for (let row = 0; row < rows; row++) {
-      const tokens = all.slice(row * length, (row + 1) * length)
-      const one = await this.#troupe.supervisor.ask({ type: 'forward', tokens }, patient)
-      logits.set(one.subarray(0, length * vocabSize), row * length * vocabSize)
-    }
+    const run = this.#forwarding.then(async () => {
+      const { buffer } = this.#staging.bytes('logits', 4 * sequence * vocabSize)
+      const shared = new Float32Array(buffer, 0, length * vocabSize)
+      for (let row = 0; row < rows; row++) {
+        const tokens = all.slice(row * length, (row + 1) * length)
+        await this.#troupe.supervisor.ask({ type: 'forward', tokens, logits: shared }, patient)
+        logits.set(shared, row * length * vocabSize)
+      }
+    })
+    this.#forwarding = run.catch(() => {})
+    await run
     return logits
   }
 
@@ -396,7 +401,7 @@ export class Engine {
     await this.#settleSave()
     const { compilation, options } = this.prepared
     const started = performance.now()
-    const files = await snapshot(compilation, options.model, this.#access, options.tokenizer)
+    const files = await snapshot(compilation, options.model, this.#access, this.#staging, options.tokenizer)
     const progress = {
       step: this.#step,
       applied: this.#applied,

@@ -4,11 +4,11 @@ import type { Observable } from 'rxjs'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import type { SystemEvent } from '../../runtime/actor/events.js'
 
-const isConsequence = ({ kind, error }: Cause): boolean =>
-  kind === 'sibling' ||
-  kind === 'parent' ||
-  kind === 'escalated' ||
-  (error as { code?: string } | undefined)?.code === 'aborted'
+/** A rank that was aborted tells who aborted it; that one failed, or its thread ended. */
+function isConsequence({ kind, error }: Cause): boolean {
+  const { code } = Object(rootOf(error)) as { code?: string }
+  return kind === 'sibling' || kind === 'parent' || kind === 'escalated' || code === 'aborted'
+}
 
 /** `rank 1` for `supervisor-0/rank-1`, `data loader` for `supervisor-0/data-loader`; the path where there is no parent. */
 const nameOf = (path: string): string => path.slice(path.indexOf('/') + 1).replaceAll('-', ' ')
@@ -26,13 +26,16 @@ export class FailureWatch {
   #first: string | null = null
   #tree = ''
 
-  constructor(events$: Observable<SystemEvent>) {
+  /** Rank r lives on worker r; what serves all ranks on the one after. */
+  constructor(events$: Observable<SystemEvent>, ranks: number) {
     events$.subscribe((event) => {
-      if (event.type !== 'failed' || !event.actor.startsWith(this.#tree) || isConsequence(event.cause)) return
-      this.#first ??=
-        event.actor === this.#tree
-          ? textOf(rootOf(event.cause.error))
-          : `${nameOf(event.actor)}: ${event.cause.message}`
+      if (event.type === 'worker-exit') {
+        const who = Number(event.worker) < ranks ? `rank ${event.worker}` : 'data loader and checkpointer'
+        this.#first ??= `${who}: ${event.cause.message}`
+      } else if (event.type === 'failed' && event.actor.startsWith(this.#tree) && !isConsequence(event.cause)) {
+        const { actor, cause } = event
+        this.#first ??= actor === this.#tree ? textOf(rootOf(cause.error)) : `${nameOf(actor)}: ${cause.message}`
+      }
     })
   }
 

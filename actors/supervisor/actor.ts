@@ -140,16 +140,15 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       return { loss: loss / tokens, tokens }
     },
 
-    async forward(state, { tokens }, context) {
-      const results = await everyRank(state, context, (ref) => ref.ask({ type: 'forward', tokens }, patient))
-      return results[0]!
+    async forward(state, { tokens, logits }, context) {
+      await everyRank(state, context, (ref) => ref.ask({ type: 'forward', tokens, logits }, patient))
     },
 
-    async read(state, { rank: index, arena, regions }) {
+    async read(state, { rank: index, arena, regions, target }) {
       const ref = state.ranks[index]!
-      if (arena !== 'optimizer') return ref.ask({ type: 'read', arena, regions }, patient)
+      if (arena !== 'optimizer') return ref.ask({ type: 'read', arena, regions, target }, patient)
       const optimizer = await ref.ask({ type: 'optimizer' })
-      return optimizer.ask({ type: 'read', regions }, patient)
+      return optimizer.ask({ type: 'read', regions, target }, patient)
     },
 
     async write(state, { rank: index, arena, regions, bytes }) {
