@@ -1,8 +1,8 @@
 // A training run for a terminal: flags in, a run, lines out. With --json stdout carries JSON lines only.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { listCheckpoints, tagOf } from '../../runtime/checkpoint/manifest.js'
 import { machine } from '../../native/index.js'
+import { listCheckpoints, tagOf } from '../../runtime/checkpoint/manifest.js'
 import { openSource } from '../../runtime/data/open.js'
 import { chromeTrace, eventLine, lossChart, type TrainEvent } from '../../runtime/observe/index.js'
 import { type Engine, initialize } from '../engine/engine.js'
@@ -90,7 +90,9 @@ function noticesOf(engine: Engine, flags: RunFlags): string[] {
   const { reason } = machine()
   const later = save === undefined ? undefined : listCheckpoints(save).findLast(({ step }) => step > engine.step)
   return [
-    ...(reason && flags.device === undefined ? [`${reason}; until then the reference backend, in TypeScript, trains`] : []),
+    ...(reason && flags.device === undefined
+      ? [`${reason}; until then the reference backend, in TypeScript, trains`]
+      : []),
     ...(engine.step >= steps ? [`nothing to train: step ${engine.step} of ${steps} is done`] : []),
     ...(later ? [`--save ${save} holds checkpoints past step ${engine.step} already: ${later.path}`] : []),
   ]

@@ -1,8 +1,8 @@
 // `npm start`: the quick start. Trains a small GPT on real text under ZeRO-2 with two ranks, shows it, saves it, lets it write.
 import { existsSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join, relative } from 'node:path'
 import { machine } from '../../native/index.js'
+import { projectRoot } from '../../native/paths.js'
 import { openSource } from '../../runtime/data/open.js'
 import { byteTokenizer } from '../../runtime/data/tokenizer.js'
 import { GPT2 } from '../../runtime/nn/models/gpt2.js'
@@ -14,13 +14,6 @@ import { interruptible } from './interrupt.js'
 
 export interface StartFlags {
   readonly data?: readonly string[]
-}
-
-/** The folder of package.json. */
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
-  return folder
 }
 
 const folder = join('checkpoints', 'start')
@@ -36,9 +29,8 @@ export async function start(flags: StartFlags): Promise<void> {
   const { best, reason } = machine()
   const size = sizes[best ? 'cpu' : 'reference']
   if (!best) write(`${reason}\nUntil then a smaller model is trained with the reference backend, in TypeScript.\n`)
-  const root = packageRoot()
   const own = ['README.md', 'kernels', 'native', 'runtime', 'transports', 'actors', 'examples', 'test'].map((path) =>
-    join(root, path),
+    join(projectRoot, path),
   )
   const paths = flags.data ?? own.filter(existsSync)
   const model = new GPT2({

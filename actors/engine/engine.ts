@@ -139,7 +139,7 @@ export class Engine {
   async #begin(): Promise<void> {
     const { weights } = this.prepared.options
     if (weights) {
-      await restore(this.prepared.compilation, parameterKind, this.#access, (name, start, target) =>
+      await restore(this.prepared.compilation, parameterKind, this.#access, this.#staging, (name, start, target) =>
         weights.read(name, start, target),
       )
       await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
@@ -482,7 +482,7 @@ export class Engine {
       const file = openTensors(join(found, name), compilation, own)
       try {
         for (const tensor of own) {
-          await restore(compilation, tensor, this.#access, (parameter, start, target) =>
+          await restore(compilation, tensor, this.#access, this.#staging, (parameter, start, target) =>
             file.readFloats(parameter, start, target),
           )
         }

@@ -112,9 +112,9 @@ export async function restore(
   compilation: Compilation,
   kind: TensorKind,
   access: ArenaAccess,
+  staging: Staging,
   read: TensorReader,
 ): Promise<void> {
-  const staging = new Staging()
   for (let rank = 0; rank < compilation.layout.ranks; rank++) {
     let batch: Span[] = []
     let pending = 0

@@ -91,7 +91,10 @@ test('report: a line for everything, also as JSON, also without any tool in PATH
       name,
     )
   }
-  t.is(found.Node, process.version)
+  t.is(found.Node.found, process.version)
+  for (const { found: what, remedy } of Object.values<{ found: string | null; remedy?: string }>(found)) {
+    t.true(what !== null || (remedy !== undefined && remedy !== ''))
+  }
   t.regex(bare.stdout, /^compiler +not found: apt-get install/m)
   t.regex(bare.stdout, /^nats-server +not found: ./m)
 })
