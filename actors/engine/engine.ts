@@ -3,12 +3,19 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Observable, Subject } from 'rxjs'
-import { createGroup, type DeviceGroup } from '../../native/index.js'
+import { createGroup, type DeviceGroup, machine } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import { findCheckpoint, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
 import type { TokenSource } from '../../runtime/data/source.js'
-import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
+import { planTotals } from '../../runtime/graph/compile.js'
+import {
+  type EvalEvent,
+  formatBytes,
+  type StepEvent,
+  type TraceSpan,
+  type TrainEvent,
+} from '../../runtime/observe/index.js'
 import { optimizerScalars } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
@@ -19,7 +26,7 @@ import { supervisor } from '../supervisor/actor.js'
 import type { SupervisorProtocol, TrainOrder, TrainReport } from '../supervisor/protocol.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { explainStart, FailureWatch } from './failure.js'
+import { explain, FailureWatch } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { type ArenaAccess, manifestOf, openTensors, restore, Staging, snapshot } from './store.js'
@@ -117,6 +124,7 @@ export class Engine {
 
   /** @internal Use {@link initialize}. */
   static async start(prepared: Prepared): Promise<Engine> {
+    expectRoom(prepared)
     const system = await ActorSystem.start({ workers: prepared.ranks + 1 })
     try {
       const saver = await system.spawn(checkpointer, undefined, { name: 'checkpointer', worker: prepared.ranks })
@@ -540,6 +548,15 @@ const shared = (bytes: Uint8Array): Uint8Array => {
   return copy
 }
 
+/** The plans of all ranks must fit into the machine, or into what its container may have. */
+function expectRoom({ compilation, ranks }: Prepared): void {
+  const bytes = ranks * planTotals(compilation.plan).total
+  const room = Math.min(machine().memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY)
+  if (bytes <= room) return
+  const message = `initialize: memory of the plan, expected at most ${formatBytes(room)} on ${ranks} ranks, got ${formatBytes(bytes)}`
+  throw new EngineError('ENGINE_MEMORY', message, { bytes, room })
+}
+
 /** Reserves the group's memory and spawns its actors. */
 async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
   const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
@@ -575,7 +592,7 @@ async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuf
     await group.close()
     throw new EngineError(
       'ENGINE_RANK_FAILED',
-      `initialize: ranks, expected all to start, got ${explainStart(error)}`,
+      `initialize: ranks, expected all to start, got ${explain(error)}`,
       {},
       { cause: error },
     )

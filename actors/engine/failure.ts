@@ -4,22 +4,31 @@ import type { Observable } from 'rxjs'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import type { SystemEvent } from '../../runtime/actor/events.js'
 
-/** A rank that was aborted tells who aborted it; that one failed, or its thread ended. */
-function isConsequence({ kind, error }: Cause): boolean {
-  const { code } = Object(rootOf(error)) as { code?: string }
-  return kind === 'sibling' || kind === 'parent' || kind === 'escalated' || code === 'aborted'
+/** An error's way through asks and spawns: what it goes back to, and the actor that it came from. */
+function trace(error: unknown, actor: string | null = null): { root: unknown; actor: string | null } {
+  const passed = error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'SPAWN_FAILED')
+  return passed && error.cause ? trace(error.cause, String(error.details['actor'])) : { root: error, actor }
 }
 
-/** `rank 1` for `supervisor-0/rank-1`, `data loader` for `supervisor-0/data-loader`; the path where there is no parent. */
+const fallenWith: readonly unknown[] = ['sibling', 'parent', 'escalated']
+
+/** Whether an error only says that the communicator was aborted, or that an actor fell with others. */
+export function isConsequence(error: unknown): boolean {
+  const { code, details } = Object(trace(error).root) as { code?: string; details?: { kind?: unknown } }
+  return code === 'aborted' || (code === 'DEAD_ACTOR' && fallenWith.includes(details?.kind))
+}
+
+const follows = ({ kind, error }: Cause): boolean => fallenWith.includes(kind) || isConsequence(error)
+
+/** `rank 1` for `supervisor-0/rank-1`, `data loader` for `supervisor-0/data-loader`. */
 const nameOf = (path: string): string => path.slice(path.indexOf('/') + 1).replaceAll('-', ' ')
 
-/** An error without the asks and spawns that it passed through. */
-function rootOf(error: unknown): unknown {
-  const passed = error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'SPAWN_FAILED')
-  return passed && error.cause ? rootOf(error.cause) : error
+/** What went wrong where, without what it passed through. */
+export function explain(error: unknown): string {
+  const { root, actor } = trace(error)
+  const text = root instanceof Error ? root.message : String(root)
+  return actor?.includes('/') ? `${nameOf(actor)}: ${text}` : text
 }
-
-const textOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 /** Listens for the first failure of a group's tree. */
 export class FailureWatch {
@@ -32,9 +41,9 @@ export class FailureWatch {
       if (event.type === 'worker-exit') {
         const who = Number(event.worker) < ranks ? `rank ${event.worker}` : 'data loader and checkpointer'
         this.#first ??= `${who}: ${event.cause.message}`
-      } else if (event.type === 'failed' && event.actor.startsWith(this.#tree) && !isConsequence(event.cause)) {
+      } else if (event.type === 'failed' && event.actor.startsWith(this.#tree) && !follows(event.cause)) {
         const { actor, cause } = event
-        this.#first ??= actor === this.#tree ? textOf(rootOf(cause.error)) : `${nameOf(actor)}: ${cause.message}`
+        this.#first ??= actor === this.#tree ? explain(cause.error) : `${nameOf(actor)}: ${cause.message}`
       }
     })
   }
@@ -47,17 +56,6 @@ export class FailureWatch {
 
   /** What to say of an error that came out of the tree. */
   explain(error: unknown): string {
-    return this.#first ?? textOf(rootOf(error))
+    return this.#first ?? explain(error)
   }
-}
-
-/** What to say of a group that did not come up. */
-export function explainStart(error: unknown): string {
-  const last = lastSpawn(error)
-  return last ? `${nameOf(String(last.details['actor']))}: ${textOf(rootOf(error))}` : textOf(error)
-}
-
-function lastSpawn(error: unknown): ActorError | null {
-  if (!(error instanceof ActorError) || error.code !== 'SPAWN_FAILED') return null
-  return lastSpawn(error.cause) ?? error
 }

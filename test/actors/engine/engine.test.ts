@@ -118,12 +118,15 @@ test.serial('a batch that does not fit is refused and trains nothing', async (t)
   await refused({ inputs, targets: targets.with(9, -2) }, /^trainBatch: id 9 of targets, expected -1 to 60, got -2$/)
 })
 
-test.serial('logits of a row do not depend on its length or on its neighbours', async (t) => {
+test.serial('logits of a row do not depend on its length, its neighbours or on other calls', async (t) => {
   await using engine = await initialize(options())
   const { inputs } = batchAt(0)
   const all = await engine.forward(inputs.subarray(0, 3 * seq), 3)
   t.deepEqual(await engine.forward(inputs.subarray(seq, 2 * seq)), all.slice(seq * vocab, 2 * seq * vocab))
   t.deepEqual(await engine.forward([...inputs.subarray(seq, seq + 7)]), all.slice(seq * vocab, (seq + 7) * vocab))
+  const rowsOfIds = [0, 1, 2, 3].map((row) => inputs.subarray(row * seq, (row + 1) * seq))
+  const atOnce = await Promise.all(rowsOfIds.map((ids) => engine.forward(ids)))
+  t.deepEqual(Float32Array.from(atOnce.slice(0, 3).flatMap((logits) => [...logits])), all)
   for (const [ids, message] of [
     [[], /^forward: ids, expected 1 rows of 1 to 20 tokens, got 0 ids$/],
     [Array(21).fill(0), /^forward: ids, expected 1 rows of 1 to 20 tokens, got 21 ids$/],

@@ -56,13 +56,15 @@ for (const samples of [1, 7, 8, 9]) {
   })
 }
 
-test.serial('an evaluation changes nothing of the training', async (t) => {
+test.serial('evaluations and logits change nothing of the training', async (t) => {
   const losses = async (evaluates: boolean): Promise<number[]> => {
     await using engine = await initialize(options(7, 2, 2))
     const found: number[] = []
     for (let step = 1; step <= 5; step++) {
       found.push((await engine.train({ steps: step }))!.loss)
-      if (evaluates) await engine.evaluate()
+      if (!evaluates) continue
+      await engine.evaluate()
+      await engine.forward([1, 2, 3])
     }
     return found
   }

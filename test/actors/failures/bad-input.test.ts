@@ -320,6 +320,11 @@ const cases: readonly Case[] = [
     pattern:
       /(loss|gradient norm) of step [23], expected a finite number, got (NaN|-?Infinity); first in the output of/,
   },
+  {
+    name: 'a plan that does not fit into the machine',
+    args: ['--data', 'text.txt', '--layers', '2', '--hidden', '300000', '--seq', '16'],
+    pattern: /initialize: memory of the plan, expected at most [\d.]+ \wiB on 1 ranks, got [\d.]+ TiB/,
+  },
   // Checkpoints
   {
     name: '--resume of nothing',
