@@ -3,43 +3,30 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Observable, Subject } from 'rxjs'
-import { createGroup, type DeviceGroup, machine } from '../../native/index.js'
+import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import { findCheckpoint, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
-import type { TokenSource } from '../../runtime/data/source.js'
-import { planTotals } from '../../runtime/graph/compile.js'
-import {
-  type EvalEvent,
-  formatBytes,
-  type StepEvent,
-  type TraceSpan,
-  type TrainEvent,
-} from '../../runtime/observe/index.js'
+import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
 import { optimizerScalars } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
 import type { Fault } from '../rank/fault.js'
 import type { Diagnosis } from '../rank/protocol.js'
-import { supervisor } from '../supervisor/actor.js'
-import type { SupervisorProtocol, TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { explain, FailureWatch } from './failure.js'
+import { FailureWatch } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { type ArenaAccess, manifestOf, openTensors, restore, Staging, snapshot } from './store.js'
 import { parameterKind, stateKinds } from './tensors.js'
+import { expectRoom, lower, patient, raise, slotCount, type Troupe } from './troupe.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
-
-/** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
-const patient = { deadline: 2 ** 31 - 1 }
-/** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
-const slotCount = 3
 
 export interface TrainOptions {
   /** The total: a run that was resumed goes on at its next step up to this one. */
@@ -52,13 +39,6 @@ export interface TrainOptions {
 export interface Batch {
   readonly inputs: Int32Array
   readonly targets: Int32Array
-}
-
-/** The actors and memory of one life of the group. */
-interface Troupe {
-  readonly group: DeviceGroup
-  readonly slots: readonly SharedArrayBuffer[]
-  readonly supervisor: ActorRef<SupervisorProtocol>
 }
 
 /** A running tree of actors around one model. Made by {@link initialize}. */
@@ -134,7 +114,7 @@ export class Engine {
         await engine.#begin()
       } catch (error) {
         await engine.close()
-        throw error
+        throw engine.#failure(error, 'initialize')
       }
       return engine
     } catch (error) {
@@ -310,12 +290,12 @@ export class Engine {
     )
   }
 
-  /** The one error that a run ends with. */
-  #failure(error: unknown): unknown {
+  /** The one error that an operation ends with. */
+  #failure(error: unknown, operation = 'train'): unknown {
     const known = [error, (error as Error).cause].find((e) => e instanceof EngineError || isCheckpointError(e))
     if (known) return known
     const step = this.#step + 1
-    const message = `train: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
+    const message = `${operation}: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
     return new EngineError('ENGINE_RANK_FAILED', message, { step }, { cause: error })
   }
 
@@ -383,7 +363,7 @@ export class Engine {
       const shared = new Float32Array(buffer, 0, length * vocabSize)
       for (let row = 0; row < rows; row++) {
         const tokens = all.slice(row * length, (row + 1) * length)
-        await this.#troupe.supervisor.ask({ type: 'forward', tokens, logits: shared }, patient)
+        await this.#surviving(() => this.#troupe.supervisor.ask({ type: 'forward', tokens, logits: shared }, patient))
         logits.set(shared, row * length * vocabSize)
       }
     })
@@ -541,70 +521,6 @@ const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
 
 /** Also one that came from another thread and is an Error by name only. */
 const isCheckpointError = (error: unknown): boolean => error instanceof Error && error.name === 'CheckpointError'
-
-const shared = (bytes: Uint8Array): Uint8Array => {
-  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
-  copy.set(bytes)
-  return copy
-}
-
-/** The plans of all ranks must fit into the machine, or into what its container may have. */
-function expectRoom({ compilation, ranks }: Prepared): void {
-  const bytes = ranks * planTotals(compilation.plan).total
-  const room = Math.min(machine().memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY)
-  if (bytes <= room) return
-  const message = `initialize: memory of the plan, expected at most ${formatBytes(room)} on ${ranks} ranks, got ${formatBytes(bytes)}`
-  throw new EngineError('ENGINE_MEMORY', message, { bytes, room })
-}
-
-/** Reserves the group's memory and spawns its actors. */
-async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
-  const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
-  const { train, micro, accumulation } = config.batch
-  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
-  try {
-    const slots = options.data
-      ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
-      : []
-    const programs = Object.fromEntries(
-      Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]),
-    )
-    const ref = await system.spawn(
-      supervisor,
-      {
-        ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
-        loader: options.data
-          ? {
-              source: handleOf(options.data),
-              evaluation: options.evalData ? handleOf(options.evalData) : null,
-              seed,
-              shuffle,
-              slots,
-              rows: train,
-            }
-          : null,
-        serviceWorker: ranks,
-      },
-      { worker: 'main', maxRestarts: 0 },
-    )
-    return { group, slots, supervisor: ref }
-  } catch (error) {
-    await group.close()
-    throw new EngineError(
-      'ENGINE_RANK_FAILED',
-      `initialize: ranks, expected all to start, got ${explain(error)}`,
-      {},
-      { cause: error },
-    )
-  }
-}
-
-const handleOf = (source: TokenSource) => source.handle
-
-async function lower({ group, supervisor: ref }: Troupe): Promise<void> {
-  await ref.stop()
-  await group.close()
-}
 
 /**
  * Compiles a model and raises its actors. Throws before anything starts where the configuration, the model or the data do not fit:
