@@ -12,7 +12,8 @@ export type {
   TrainEvent,
 } from '../runtime/observe/index.js'
 export { ActorSystem, defineActor } from '../transports/index.js'
-export { type Batch, Engine, initialize, type TrainOptions } from './engine/engine.js'
+export type { Batch } from './engine/batch.js'
+export { Engine, initialize, type TrainOptions } from './engine/engine.js'
 export { EngineError, type EngineErrorCode } from './engine/errors.js'
 export { type GenerateOptions, generate } from './engine/generate.js'
 export { type CheckpointPolicy, type InitializeOptions, type Prepared, prepare } from './engine/prepare.js'

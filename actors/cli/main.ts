@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// The `deeptroupe` command: what each subcommand takes; its work is loaded when asked for. Whatever goes wrong for a reason that a person can mend ends as one line on stderr and exit code 1.
+// The `deeptroupe` command: what each subcommand takes; its work is loaded when asked for. Whatever goes wrong for a reason that a
+// person can mend ends as one line on stderr and exit code 1.
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { addGenerate } from './generate.js'
@@ -38,6 +39,10 @@ program
   .description('Train a small GPT on text for two minutes and let it write')
   .option('--data <path...>', "text files or folders (the project's own source and documents)")
   .action(async (flags: { readonly data?: readonly string[] }) => (await import('./start.js')).start(flags))
+program
+  .command('build')
+  .description('Build the native addon, if it is not built')
+  .action(async () => void (await import('../../native/build.js')))
 program
   .command('report')
   .description('What this machine has, and what would make it faster')

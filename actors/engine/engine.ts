@@ -1,27 +1,25 @@
 // The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure of a rank takes the whole group
 // down; with restarts left a new group rises from the newest checkpoint (or from the start) and replays the lost steps.
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type Observable, Subject } from 'rxjs'
 import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
-import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import { findCheckpoint, modelFile, optimizerFile, readManifest } from '../../runtime/checkpoint/manifest.js'
+import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
-import { optimizerScalars } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
 import type { Fault } from '../rank/fault.js'
-import type { Diagnosis } from '../rank/protocol.js'
 import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import { type Batch, writeBatch } from './batch.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { FailureWatch } from './failure.js'
+import { FailureWatch, notFinite } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
-import { type ArenaAccess, manifestOf, openTensors, restore, Staging, snapshot } from './store.js'
-import { parameterKind, stateKinds } from './tensors.js'
+import { stepScalars } from './scalars.js'
+import { type ArenaAccess, manifestOf, openCheckpoint, restore, restoreCheckpoint, Staging, snapshot } from './store.js'
+import { parameterKind } from './tensors.js'
 import { expectRoom, lower, patient, raise, slotCount, type Troupe } from './troupe.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
@@ -33,12 +31,6 @@ export interface TrainOptions {
   readonly steps: number
   /** Aborted: the loop ends after the step that is under way. */
   readonly signal?: AbortSignal
-}
-
-/** A batch of the caller's own: `train_batch_size` rows of `sequence` tokens, and what follows each. A target of -1 is masked. */
-export interface Batch {
-  readonly inputs: Int32Array
-  readonly targets: Int32Array
 }
 
 /** A running tree of actors around one model. Made by {@link initialize}. */
@@ -189,17 +181,9 @@ export class Engine {
   }
 
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
-    const { config, groups, schedule, sequence } = this.#training()
+    const { config, sequence } = this.#training()
     const started = performance.now()
-    const scheduled = schedule.at(this.#applied)
-    const scalars: Record<string, number> = { seed: this.#seed, step: this.#step + 1 }
-    groups.forEach((_, g) => {
-      const { lr: _lr, ...betas } = scheduled
-      const settings = { ...betas, lr: scheduled.lr[g]! }
-      for (const [role, value] of Object.entries(optimizerScalars(config.optimizer, this.#applied + 1, settings))) {
-        scalars[`${role}.${g}`] = value
-      }
-    })
+    const { lr, scalars } = stepScalars(this.prepared, this.#step + 1, this.#applied, this.#seed)
     const { train } = config.batch
     const order: TrainOrder = {
       step: this.#step + 1,
@@ -224,7 +208,7 @@ export class Engine {
       step: this.#step,
       loss: report.loss,
       grad_norm: report.norm,
-      lr: scheduled.lr[0]!,
+      lr,
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
@@ -250,44 +234,16 @@ export class Engine {
     throw new EngineError('ENGINE_USAGE', 'train: data, expected `data` in the options of initialize, got none')
   }
 
-  #ownBatch({ inputs, targets }: Batch): number {
-    const { config, sequence, options } = this.prepared
-    const length = config.batch.train * sequence
-    for (const [name, ids, least] of [
-      ['inputs', inputs, 0],
-      ['targets', targets, -1],
-    ] as const) {
-      const expected = `${config.batch.train} rows of ${sequence} ids`
-      if (ids.length !== length) {
-        throw new EngineError('ENGINE_USAGE', `trainBatch: ${name}, expected ${expected}, got ${ids.length} ids`)
-      }
-      const bad = ids.findIndex((id) => id < least || id >= options.model.vocabSize)
-      if (bad >= 0) {
-        throw new EngineError(
-          'ENGINE_USAGE',
-          `trainBatch: id ${bad} of ${name}, expected ${least} to ${options.model.vocabSize - 1}, got ${ids[bad]}`,
-        )
-      }
-    }
+  /** The last slot is the caller's. */
+  #ownBatch(batch: Batch): number {
     const slot = slotCount - 1
-    const memory = new Int32Array(this.#troupe.slots[slot]!)
-    memory.set(inputs, 0)
-    memory.set(targets, length)
+    writeBatch(this.prepared, batch, this.#troupe.slots[slot]!)
     return slot
   }
 
   async #notFinite(order: TrainOrder, report: TrainReport): Promise<EngineError> {
     const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
-    const first: Diagnosis | undefined = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
-    const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
-    const where = first
-      ? `; first in the output of ${first.op}${first.module ? ` of ${first.module}` : ''} (${first.phase}, rank ${first.rank}, micro-step ${first.micro + 1}${first.source ? `, ${first.source}` : ''})`
-      : ''
-    return new EngineError(
-      'ENGINE_NOT_FINITE',
-      `train: ${what} of step ${order.step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
-      { step: order.step, diagnosis: first },
-    )
+    return notFinite(order.step, report, found)
   }
 
   /** The one error that an operation ends with. */
@@ -440,44 +396,19 @@ export class Engine {
   }
 
   async #restore(found: string): Promise<void> {
-    const manifest = readManifest(found)
     const { compilation } = this.prepared
-    const { kind } = compilation.sharding.options.optimizer
-    const kinds = stateKinds(compilation)
     const training = this.prepared.options.data !== undefined
-    const states = kinds.map((state) => state.state).join(', ')
-    if (training && (manifest.optimizer.kind !== kind || manifest.optimizer.states.join(', ') !== states)) {
-      const got = `${manifest.optimizer.kind} (${manifest.optimizer.states.join(', ') || 'no states'})`
-      const message = `resume: optimizer of ${found}, expected ${kind} (${states || 'no states'}), got ${got}`
-      throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: found })
-    }
-    const { progress } = manifest
+    const { progress } = openCheckpoint(found, compilation, training)
     if (progress.seed !== this.#seed || progress.shuffle !== this.#shuffle) {
       this.#seed = progress.seed
       this.#shuffle = progress.shuffle
-      await lower(this.#troupe)
-      this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
+      await this.#raiseAgain()
       this.#events.next({
         type: 'notice',
         message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}`,
       })
     }
-    const sources = [
-      [modelFile, [parameterKind]] as const,
-      ...(training && kinds.length > 0 ? [[optimizerFile, kinds] as const] : []),
-    ]
-    for (const [name, own] of sources) {
-      const file = openTensors(join(found, name), compilation, own)
-      try {
-        for (const tensor of own) {
-          await restore(compilation, tensor, this.#access, this.#staging, (parameter, start, target) =>
-            file.readFloats(parameter, start, target),
-          )
-        }
-      } finally {
-        file.close()
-      }
-    }
+    await restoreCheckpoint(found, compilation, training, this.#access, this.#staging)
     await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
     this.#step = progress.step
     this.#applied = progress.applied

@@ -3,6 +3,9 @@
 import type { Observable } from 'rxjs'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import type { SystemEvent } from '../../runtime/actor/events.js'
+import type { Diagnosis } from '../rank/protocol.js'
+import type { TrainReport } from '../supervisor/protocol.js'
+import { EngineError } from './errors.js'
 
 /** An error's way through asks and spawns: what it goes back to, and the actor that it came from. */
 function trace(error: unknown, actor: string | null = null): { root: unknown; actor: string | null } {
@@ -58,4 +61,20 @@ export class FailureWatch {
   explain(error: unknown): string {
     return this.#first ?? explain(error)
   }
+}
+
+/** The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value. */
+export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[]): EngineError {
+  const first = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
+  const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
+  const of = first?.module ? ` of ${first.module}` : ''
+  const at =
+    first &&
+    [first.phase, `rank ${first.rank}`, `micro-step ${first.micro + 1}`, first.source].filter(Boolean).join(', ')
+  const where = first ? `; first in the output of ${first.op}${of} (${at})` : ''
+  return new EngineError(
+    'ENGINE_NOT_FINITE',
+    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
+    { step, diagnosis: first },
+  )
 }

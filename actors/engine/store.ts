@@ -1,7 +1,13 @@
 // A run's state to and from checkpoint folders: which bytes of which rank go where in which file.
-
+import { join } from 'node:path'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import { type Manifest, modelFile, optimizerFile, type Progress } from '../../runtime/checkpoint/manifest.js'
+import {
+  type Manifest,
+  modelFile,
+  optimizerFile,
+  type Progress,
+  readManifest,
+} from '../../runtime/checkpoint/manifest.js'
 import { planSafetensors, SafetensorsFile, type SafetensorsPlan } from '../../runtime/checkpoint/safetensors.js'
 import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
@@ -181,5 +187,44 @@ export function manifestOf(compilation: Compilation, progress: Progress, version
     progress,
     optimizer: { kind: optimizer.kind, states: stateKinds(compilation).map((kind) => kind.state) },
     writer: { ranks, stage, deeptroupe: version },
+  }
+}
+
+/** Reads a checkpoint's manifest; for training, its optimizer must be this run's. Throws {@link CheckpointError}. */
+export function openCheckpoint(path: string, compilation: Compilation, training: boolean): Manifest {
+  const manifest = readManifest(path)
+  const { kind } = compilation.sharding.options.optimizer
+  const states = stateKinds(compilation).map((state) => state.state)
+  const show = (name: string, of: readonly string[]): string => `${name} (${of.join(', ') || 'no states'})`
+  const [expected, got] = [show(kind, states), show(manifest.optimizer.kind, manifest.optimizer.states)]
+  if (!training || expected === got) return manifest
+  const message = `resume: optimizer of ${path}, expected ${expected}, got ${got}`
+  throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: path })
+}
+
+/** Writes a checkpoint's parameters and, for training, optimizer states to all ranks. */
+export async function restoreCheckpoint(
+  path: string,
+  compilation: Compilation,
+  training: boolean,
+  access: ArenaAccess,
+  staging: Staging,
+): Promise<void> {
+  const states = training ? stateKinds(compilation) : []
+  for (const [name, kinds] of [
+    [modelFile, [parameterKind]],
+    [optimizerFile, states],
+  ] as const) {
+    if (kinds.length === 0) continue
+    const file = openTensors(join(path, name), compilation, kinds)
+    try {
+      for (const kind of kinds) {
+        await restore(compilation, kind, access, staging, (tensor, start, target) =>
+          file.readFloats(tensor, start, target),
+        )
+      }
+    } finally {
+      file.close()
+    }
   }
 }

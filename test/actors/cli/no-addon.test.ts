@@ -24,12 +24,12 @@ test('without the addon: report has a remedy, train says what trains, --device c
   const command = bare(folder)
   const report = await command('report')
   t.is(report.code, 0, report.stderr)
-  t.regex(report.stdout, /^addon +not found: .*npm run build.*apt-get install/m)
+  t.regex(report.stdout, /^addon +not found: .*npx deeptroupe build.*apt-get install/m)
   t.regex(report.stdout, /^backends +reference$/m)
   const trained = await command('train', ...tiny, '--data', data, '--steps', '2', '--ranks', '2', '--json')
   t.is(trained.code, 0, trained.stderr)
   const lines = linesOf(trained)
-  t.regex(String(lines[0]!['message']), /addon: .*npm run build.*reference backend/)
+  t.regex(String(lines[0]!['message']), /addon: .*npx deeptroupe build.*reference backend/)
   t.deepEqual(
     lines.map(({ type }) => type),
     ['notice', 'step', 'step'],
@@ -37,6 +37,6 @@ test('without the addon: report has a remedy, train says what trains, --device c
   failsWith(
     t,
     await command('train', ...tiny, '--data', data, '--device', 'cpu'),
-    /addon: .*, expected a file, got nothing; .*npm run build/,
+    /addon: .*, expected a file, got nothing; .*npx deeptroupe build/,
   )
 })
