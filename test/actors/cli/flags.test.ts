@@ -54,7 +54,7 @@ test('help and version go to stdout; no command at all is told on stderr', async
     run(),
   ])
   t.is(help.code, 0)
-  t.regex(help.stdout, /train.*\n.*generate.*\n.*start.*\n.*report/)
+  t.regex(help.stdout, /train.*\n.*generate.*\n.*start.*\n.*build.*\n.*report/)
   t.is(train.code, 0)
   t.regex(train.stdout, /--checkpoint-activations/)
   t.is(version.code, 0)
