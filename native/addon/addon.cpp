@@ -35,9 +35,11 @@ struct Worker {
   uint64_t last_pending = 0;
 };
 
+/// Ends what the worker opened. The `Worker` itself lives until the environment is gone, for a message that is under way.
 void end_worker(void* data) {
-  const std::unique_ptr<Worker> worker(static_cast<Worker*>(data));
+  Worker* const worker = static_cast<Worker*>(data);
   close_port(worker->port);
+  worker->pending.clear();
   for (auto& [handle, open] : worker->ranks)
     if (!open.executor->ended())
       open.group->communicator.abort("rank " + std::to_string(open.rank) + ": its worker ended");
@@ -51,6 +53,7 @@ void end_worker(void* data) {
       // Closed before.
     }
   }
+  worker->ranks.clear();
 }
 
 Worker& worker_of(napi_env env) {
@@ -332,7 +335,8 @@ Value close_rank(const CallbackInfo& info) {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   auto* worker = new Worker;
-  napi_set_instance_data(env, worker, nullptr, nullptr);
+  napi_set_instance_data(
+      env, worker, [](napi_env, void* data, void*) { delete static_cast<Worker*>(data); }, nullptr);
   worker->port = open_port(env);
   // After the port's function, so that this hook runs before Node takes the function away.
   napi_add_env_cleanup_hook(env, end_worker, worker);
