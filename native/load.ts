@@ -40,7 +40,7 @@ export type AddonResult =
   | { readonly addon: Addon; readonly reason?: never }
   | { readonly addon: null; readonly reason: string }
 
-const remedy = 'build it with `npm run build` (needs `apt-get install g++ make cmake`)'
+const remedy = 'build it with `npx deeptroupe build` (needs `apt-get install g++ make cmake`)'
 let result: AddonResult | undefined
 
 /** The addon, or null with one line that says why and what to do. Workers trust the main thread's test of it. */

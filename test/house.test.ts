@@ -21,9 +21,7 @@ const sources = order.flatMap((folder) =>
 /** Paths that a file imports from within the project. */
 function importsOf(file: string): string[] {
   const text = readFileSync(join(root, file), 'utf8')
-  const pattern = file.endsWith('.ts')
-    ? /(?:from|import\()\s*'(\.{1,2}\/[^']+)'/g
-    : /#include\s+"([^"]+)"/g
+  const pattern = file.endsWith('.ts') ? /(?:from|import\()\s*'(\.{1,2}\/[^']+)'/g : /#include\s+"([^"]+)"/g
   return [...text.matchAll(pattern)].map((match) => {
     const path = match[1]!
     const beside = normalize(join(dirname(file), path))

@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import { hashFile, listCheckpoints, manifestName, tagOf } from '../../runtime/checkpoint/manifest.js'
+import { hashFile, listCheckpoints, manifestName, replacedSuffix, tagOf } from '../../runtime/checkpoint/manifest.js'
 import type { CheckpointerProtocol, CheckpointFile, CheckpointOrder } from './protocol.js'
 
 const temporary = '.writing-'
@@ -54,8 +54,11 @@ async function save(order: CheckpointOrder): Promise<string> {
     const text = Buffer.from(`${JSON.stringify({ ...manifest, files: sums }, null, 2)}\n`)
     await writeFile(draft, { name: manifestName, totalBytes: text.length, pieces: [{ byteOffset: 0, bytes: text }] })
     await sync(draft)
-    const replaced = join(folder, `${temporary}replaced`)
-    if (existsSync(target)) renameSync(target, replaced)
+    const replaced = `${target}${replacedSuffix}`
+    if (existsSync(target)) {
+      rmSync(replaced, { recursive: true, force: true })
+      renameSync(target, replaced)
+    }
     renameSync(draft, target)
     rmSync(replaced, { recursive: true, force: true })
     writeFileSync(join(folder, `${temporary}latest`), `${tagOf(manifest.progress.step)}\n`)

@@ -1,10 +1,9 @@
 #!/usr/bin/env node
-// The `deeptroupe` command. Whatever goes wrong for a reason that a person can mend ends as one line on stderr and exit code 1.
+// The `deeptroupe` command: what each subcommand takes; its work is loaded when asked for. Whatever goes wrong for a reason that a
+// person can mend ends as one line on stderr and exit code 1.
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { addGenerate } from './generate.js'
-import { addReport } from './report.js'
-import { addStart } from './start.js'
 import { addTrain } from './train.js'
 
 const { version, description } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'))
@@ -33,7 +32,22 @@ const program = new Command('deeptroupe')
   .version(version)
   .exitOverride()
   .configureOutput({ outputError: () => {} })
-for (const add of [addTrain, addGenerate, addStart, addReport]) add(program)
+addTrain(program)
+addGenerate(program)
+program
+  .command('start')
+  .description('Train a small GPT on text for two minutes and let it write')
+  .option('--data <path...>', "text files or folders (the project's own source and documents)")
+  .action(async (flags: { readonly data?: readonly string[] }) => (await import('./start.js')).start(flags))
+program
+  .command('build')
+  .description('Build the native addon, if it is not built')
+  .action(async () => void (await import('../../native/build.js')))
+program
+  .command('report')
+  .description('What this machine has, and what would make it faster')
+  .option('--json', 'as JSON')
+  .action(async (flags: { readonly json?: boolean }) => (await import('./report.js')).report(flags))
 
 try {
   await program.parseAsync()

@@ -45,6 +45,7 @@ export function chooseModel(flags: ModelFlags & { readonly resume?: string }): C
     return chosen
   }
   const { layers, hidden, heads, vocab, seq } = { ...fresh, ...definedOf(flags) }
+  if (hidden % heads !== 0) throw usage('--hidden', `a multiple of --heads (${heads})`, `${hidden}`)
   const dropout = flags.dropout ?? 0
   const model = new GPT2({
     n_layer: layers,

@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
-import type { Command } from 'commander'
 import { machine } from '../../native/index.js'
 import { formatBytes } from '../../runtime/observe/index.js'
 
@@ -18,16 +17,24 @@ const libraryFolders = ['/usr/lib/x86_64-linux-gnu', '/usr/local/cuda/lib64', '/
 
 /** The first file of the usual library folders whose name begins so. */
 function library(prefix: string): string | null {
-  const folders = [...(process.env['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean), ...libraryFolders]
-  for (const folder of folders) {
-    const file = existsSync(folder) ? readdirSync(folder).find((name) => name.startsWith(prefix)) : undefined
+  for (const folder of [...(process.env['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean), ...libraryFolders]) {
+    const file = namesIn(folder).find((name) => name.startsWith(prefix))
     if (file) return join(folder, file)
   }
   return null
 }
 
+/** Nothing, where the folder is not there or cannot be read. */
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder)
+  } catch {
+    return []
+  }
+}
+
 function command(name: string, ...args: readonly string[]): string | null {
-  const { status, stdout, stderr } = spawnSync(name, args, { encoding: 'utf8' })
+  const { status, stdout, stderr } = spawnSync(name, args, { encoding: 'utf8', timeout: 5000 })
   return status === 0 ? (stdout || stderr).trim().split('\n')[0]! : null
 }
 
@@ -58,18 +65,12 @@ function findings(): Finding[] {
   ]
 }
 
-export function addReport(program: Command): void {
-  program
-    .command('report')
-    .description('What this machine has, and what would make it faster')
-    .option('--json', 'as JSON')
-    .action(report)
-}
-
-async function report(flags: { readonly json?: boolean }): Promise<void> {
+/** `deeptroupe report`. */
+export async function report(flags: { readonly json?: boolean }): Promise<void> {
   const rows = findings()
   if (flags.json) {
-    process.stdout.write(`${JSON.stringify(Object.fromEntries(rows.map(({ name, found }) => [name, found])))}\n`)
+    const entries = rows.map(({ name, found, remedy }) => [name, found === null ? { found, remedy } : { found }])
+    process.stdout.write(`${JSON.stringify(Object.fromEntries(entries))}\n`)
     return
   }
   for (const { name, found, remedy } of rows) {

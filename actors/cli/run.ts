@@ -1,9 +1,10 @@
 // A training run for a terminal: flags in, a run, lines out. With --json stdout carries JSON lines only.
 import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { machine } from '../../native/index.js'
+import { listCheckpoints, tagOf } from '../../runtime/checkpoint/manifest.js'
 import { openSource } from '../../runtime/data/open.js'
 import { chromeTrace, eventLine, lossChart, type TrainEvent } from '../../runtime/observe/index.js'
-import { join } from 'node:path'
-import { listCheckpoints, tagOf } from '../../runtime/checkpoint/manifest.js'
 import { type Engine, initialize } from '../engine/engine.js'
 import { type InitializeOptions, prepare } from '../engine/prepare.js'
 import { interruptible } from './interrupt.js'
@@ -20,11 +21,13 @@ type RunFlags = TrainFlags & { readonly data: readonly string[] }
 async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptions; notices: readonly string[] }> {
   const chosen = chooseModel(flags)
   const { model } = chosen
+  // A new model is as long as --seq says; its streams are by default, and its rows of ids may be shorter.
+  const seq = flags.seq === model.maxPositions ? undefined : flags.seq
   const open = (paths: readonly string[]) =>
     openSource(paths, {
       vocabulary: model.vocabSize,
       positions: model.maxPositions,
-      ...defined({ seq: flags.seq, tokenizer: chosen.tokenizer, tokenBytes: flags.tokenBytes }),
+      ...defined({ seq, tokenizer: chosen.tokenizer, tokenBytes: flags.tokenBytes }),
     })
   const data = await open(flags.data)
   const evalData = flags.evalData && (await open(flags.evalData))
@@ -84,8 +87,12 @@ async function drive(engine: Engine, flags: RunFlags, signal: AbortSignal): Prom
 
 function noticesOf(engine: Engine, flags: RunFlags): string[] {
   const { save, steps } = flags
+  const { reason } = machine()
   const later = save === undefined ? undefined : listCheckpoints(save).findLast(({ step }) => step > engine.step)
   return [
+    ...(reason && flags.device === undefined
+      ? [`${reason}; until then the reference backend, in TypeScript, trains`]
+      : []),
     ...(engine.step >= steps ? [`nothing to train: step ${engine.step} of ${steps} is done`] : []),
     ...(later ? [`--save ${save} holds checkpoints past step ${engine.step} already: ${later.path}`] : []),
   ]

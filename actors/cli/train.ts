@@ -82,7 +82,8 @@ function checkTogether(flags: TrainFlags): readonly string[] {
   if (tokenBytes !== undefined && !streams) throw usage('--token-bytes', 'a .bin file in --data', data.join(', '))
   if (save !== undefined) expectFolder('--save', save)
   if (profile !== undefined) {
-    if (existsSync(profile) && statSync(profile).isDirectory()) throw usage('--profile', 'a file', `the folder ${profile}`)
+    if (existsSync(profile) && statSync(profile).isDirectory())
+      throw usage('--profile', 'a file', `the folder ${profile}`)
     expectFolder('--profile', dirname(profile))
   }
   return data
@@ -91,7 +92,10 @@ function checkTogether(flags: TrainFlags): readonly string[] {
 /** A folder that is there and can be written, or that can be made. */
 function expectFolder(flag: string, path: string): void {
   const whole = resolve(path)
-  if (!existsSync(whole)) return expectFolder(flag, dirname(whole))
+  if (!existsSync(whole)) {
+    expectFolder(flag, dirname(whole))
+    return
+  }
   if (!statSync(whole).isDirectory()) throw usage(flag, 'a folder', `the file ${path}`)
   try {
     accessSync(whole, constants.W_OK)

@@ -1,62 +1,36 @@
 // The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure of a rank takes the whole group
 // down; with restarts left a new group rises from the newest checkpoint (or from the start) and replays the lost steps.
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type Observable, Subject } from 'rxjs'
-import { createGroup, type DeviceGroup } from '../../native/index.js'
+import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
-import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import {
-  findCheckpoint,
-  modelFile,
-  optimizerFile,
-  readManifest,
-} from '../../runtime/checkpoint/manifest.js'
-import type { TokenSource } from '../../runtime/data/source.js'
+import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
-import { optimizerScalars } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
 import type { Fault } from '../rank/fault.js'
-import type { Diagnosis } from '../rank/protocol.js'
-import { supervisor } from '../supervisor/actor.js'
-import type { SupervisorProtocol, TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
+import { type Batch, writeBatch } from './batch.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { explainStart, FailureWatch } from './failure.js'
+import { FailureWatch, notFinite } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
-import { type ArenaAccess, manifestOf, openTensors, restore, snapshot } from './store.js'
-import { parameterKind, stateKinds } from './tensors.js'
+import { stepScalars } from './scalars.js'
+import { type ArenaAccess, manifestOf, openCheckpoint, restore, restoreCheckpoint, Staging, snapshot } from './store.js'
+import { parameterKind } from './tensors.js'
+import { expectRoom, lower, patient, raise, slotCount, type Troupe } from './troupe.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
-
-/** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
-const patient = { deadline: 2 ** 31 - 1 }
-/** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
-const slotCount = 3
 
 export interface TrainOptions {
   /** The total: a run that was resumed goes on at its next step up to this one. */
   readonly steps: number
   /** Aborted: the loop ends after the step that is under way. */
   readonly signal?: AbortSignal
-}
-
-/** A batch of the caller's own: `train_batch_size` rows of `sequence` tokens, and what follows each. A target of -1 is masked. */
-export interface Batch {
-  readonly inputs: Int32Array
-  readonly targets: Int32Array
-}
-
-/** The actors and memory of one life of the group. */
-interface Troupe {
-  readonly group: DeviceGroup
-  readonly slots: readonly SharedArrayBuffer[]
-  readonly supervisor: ActorRef<SupervisorProtocol>
 }
 
 /** A running tree of actors around one model. Made by {@link initialize}. */
@@ -73,6 +47,9 @@ export class Engine {
   #shuffle: boolean
   #restarts = 0
   #saving: Promise<string> | null = null
+  readonly #staging = new Staging()
+  /** The call of `forward` that has the logits' shared memory. */
+  #forwarding: Promise<void> = Promise.resolve()
   #profile: TraceSpan[] | null = null
   /** The checkpoint that the present state can be reached from; null: the start. */
   #origin: string | null = null
@@ -88,7 +65,7 @@ export class Engine {
     this.#seed = prepared.seed
     this.#shuffle = prepared.options.shuffle ?? true
     this.#chaos = new Set(prepared.chaos)
-    this.#failures = new FailureWatch(system.events$)
+    this.#failures = new FailureWatch(system.events$, prepared.ranks)
     this.#failures.of(troupe.supervisor.path)
   }
 
@@ -119,6 +96,7 @@ export class Engine {
 
   /** @internal Use {@link initialize}. */
   static async start(prepared: Prepared): Promise<Engine> {
+    expectRoom(prepared)
     const system = await ActorSystem.start({ workers: prepared.ranks + 1 })
     try {
       const saver = await system.spawn(checkpointer, undefined, { name: 'checkpointer', worker: prepared.ranks })
@@ -128,7 +106,7 @@ export class Engine {
         await engine.#begin()
       } catch (error) {
         await engine.close()
-        throw error
+        throw engine.#failure(error, 'initialize')
       }
       return engine
     } catch (error) {
@@ -141,7 +119,7 @@ export class Engine {
   async #begin(): Promise<void> {
     const { weights } = this.prepared.options
     if (weights) {
-      await restore(this.prepared.compilation, parameterKind, this.#access, (name, start, target) =>
+      await restore(this.prepared.compilation, parameterKind, this.#access, this.#staging, (name, start, target) =>
         weights.read(name, start, target),
       )
       await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
@@ -155,7 +133,8 @@ export class Engine {
   get #access(): ArenaAccess {
     const { supervisor: ref } = this.#troupe
     return {
-      read: (rank, { arena }, spans) => ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans) }, patient),
+      read: (rank, { arena }, spans, target) =>
+        ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans), target }, patient),
       write: (rank, { arena }, spans, bytes) =>
         ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
     }
@@ -202,17 +181,9 @@ export class Engine {
   }
 
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
-    const { config, groups, schedule, sequence } = this.#training()
+    const { config, sequence } = this.#training()
     const started = performance.now()
-    const scheduled = schedule.at(this.#applied)
-    const scalars: Record<string, number> = { seed: this.#seed, step: this.#step + 1 }
-    groups.forEach((_, g) => {
-      const { lr: _lr, ...betas } = scheduled
-      const settings = { ...betas, lr: scheduled.lr[g]! }
-      for (const [role, value] of Object.entries(optimizerScalars(config.optimizer, this.#applied + 1, settings))) {
-        scalars[`${role}.${g}`] = value
-      }
-    })
+    const { lr, scalars } = stepScalars(this.prepared, this.#step + 1, this.#applied, this.#seed)
     const { train } = config.batch
     const order: TrainOrder = {
       step: this.#step + 1,
@@ -237,7 +208,7 @@ export class Engine {
       step: this.#step,
       loss: report.loss,
       grad_norm: report.norm,
-      lr: scheduled.lr[0]!,
+      lr,
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
@@ -263,52 +234,24 @@ export class Engine {
     throw new EngineError('ENGINE_USAGE', 'train: data, expected `data` in the options of initialize, got none')
   }
 
-  #ownBatch({ inputs, targets }: Batch): number {
-    const { config, sequence, options } = this.prepared
-    const length = config.batch.train * sequence
-    for (const [name, ids, least] of [
-      ['inputs', inputs, 0],
-      ['targets', targets, -1],
-    ] as const) {
-      const expected = `${config.batch.train} rows of ${sequence} ids`
-      if (ids.length !== length) {
-        throw new EngineError('ENGINE_USAGE', `trainBatch: ${name}, expected ${expected}, got ${ids.length} ids`)
-      }
-      const bad = ids.findIndex((id) => id < least || id >= options.model.vocabSize)
-      if (bad >= 0) {
-        throw new EngineError(
-          'ENGINE_USAGE',
-          `trainBatch: id ${bad} of ${name}, expected ${least} to ${options.model.vocabSize - 1}, got ${ids[bad]}`,
-        )
-      }
-    }
+  /** The last slot is the caller's. */
+  #ownBatch(batch: Batch): number {
     const slot = slotCount - 1
-    const memory = new Int32Array(this.#troupe.slots[slot]!)
-    memory.set(inputs, 0)
-    memory.set(targets, length)
+    writeBatch(this.prepared, batch, this.#troupe.slots[slot]!)
     return slot
   }
 
   async #notFinite(order: TrainOrder, report: TrainReport): Promise<EngineError> {
     const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
-    const first: Diagnosis | undefined = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
-    const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
-    const where = first
-      ? `; first in the output of ${first.op}${first.module ? ` of ${first.module}` : ''} (${first.phase}, rank ${first.rank}, micro-step ${first.micro + 1}${first.source ? `, ${first.source}` : ''})`
-      : ''
-    return new EngineError(
-      'ENGINE_NOT_FINITE',
-      `train: ${what} of step ${order.step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
-      { step: order.step, diagnosis: first },
-    )
+    return notFinite(order.step, report, found)
   }
 
-  /** The one error that a run ends with. */
-  #failure(error: unknown): unknown {
+  /** The one error that an operation ends with. */
+  #failure(error: unknown, operation = 'train'): unknown {
     const known = [error, (error as Error).cause].find((e) => e instanceof EngineError || isCheckpointError(e))
     if (known) return known
     const step = this.#step + 1
-    const message = `train: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
+    const message = `${operation}: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
     return new EngineError('ENGINE_RANK_FAILED', message, { step }, { cause: error })
   }
 
@@ -371,11 +314,17 @@ export class Engine {
     if (bad >= 0)
       throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
     const logits = new Float32Array(all.length * vocabSize)
-    for (let row = 0; row < rows; row++) {
-      const tokens = all.slice(row * length, (row + 1) * length)
-      const one = await this.#troupe.supervisor.ask({ type: 'forward', tokens }, patient)
-      logits.set(one.subarray(0, length * vocabSize), row * length * vocabSize)
-    }
+    const run = this.#forwarding.then(async () => {
+      const { buffer } = this.#staging.bytes('logits', 4 * sequence * vocabSize)
+      const shared = new Float32Array(buffer, 0, length * vocabSize)
+      for (let row = 0; row < rows; row++) {
+        const tokens = all.slice(row * length, (row + 1) * length)
+        await this.#surviving(() => this.#troupe.supervisor.ask({ type: 'forward', tokens, logits: shared }, patient))
+        logits.set(shared, row * length * vocabSize)
+      }
+    })
+    this.#forwarding = run.catch(() => {})
+    await run
     return logits
   }
 
@@ -396,7 +345,7 @@ export class Engine {
     await this.#settleSave()
     const { compilation, options } = this.prepared
     const started = performance.now()
-    const files = await snapshot(compilation, options.model, this.#access, options.tokenizer)
+    const files = await snapshot(compilation, options.model, this.#access, this.#staging, options.tokenizer)
     const progress = {
       step: this.#step,
       applied: this.#applied,
@@ -447,44 +396,19 @@ export class Engine {
   }
 
   async #restore(found: string): Promise<void> {
-    const manifest = readManifest(found)
     const { compilation } = this.prepared
-    const { kind } = compilation.sharding.options.optimizer
-    const kinds = stateKinds(compilation)
     const training = this.prepared.options.data !== undefined
-    const states = kinds.map((state) => state.state).join(', ')
-    if (training && (manifest.optimizer.kind !== kind || manifest.optimizer.states.join(', ') !== states)) {
-      const got = `${manifest.optimizer.kind} (${manifest.optimizer.states.join(', ') || 'no states'})`
-      const message = `resume: optimizer of ${found}, expected ${kind} (${states || 'no states'}), got ${got}`
-      throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: found })
-    }
-    const { progress } = manifest
+    const { progress } = openCheckpoint(found, compilation, training)
     if (progress.seed !== this.#seed || progress.shuffle !== this.#shuffle) {
       this.#seed = progress.seed
       this.#shuffle = progress.shuffle
-      await lower(this.#troupe)
-      this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
+      await this.#raiseAgain()
       this.#events.next({
         type: 'notice',
         message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}`,
       })
     }
-    const sources = [
-      [modelFile, [parameterKind]] as const,
-      ...(training && kinds.length > 0 ? [[optimizerFile, kinds] as const] : []),
-    ]
-    for (const [name, own] of sources) {
-      const file = openTensors(join(found, name), compilation, own)
-      try {
-        for (const tensor of own) {
-          await restore(compilation, tensor, this.#access, (parameter, start, target) =>
-            file.readFloats(parameter, start, target),
-          )
-        }
-      } finally {
-        file.close()
-      }
-    }
+    await restoreCheckpoint(found, compilation, training, this.#access, this.#staging)
     await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
     this.#step = progress.step
     this.#applied = progress.applied
@@ -528,61 +452,6 @@ const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
 
 /** Also one that came from another thread and is an Error by name only. */
 const isCheckpointError = (error: unknown): boolean => error instanceof Error && error.name === 'CheckpointError'
-
-const shared = (bytes: Uint8Array): Uint8Array => {
-  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
-  copy.set(bytes)
-  return copy
-}
-
-/** Reserves the group's memory and spawns its actors. */
-async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
-  const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
-  const { train, micro, accumulation } = config.batch
-  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
-  try {
-    const slots = options.data
-      ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
-      : []
-    const programs = Object.fromEntries(
-      Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]),
-    )
-    const ref = await system.spawn(
-      supervisor,
-      {
-        ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
-        loader: options.data
-          ? {
-              source: handleOf(options.data),
-              evaluation: options.evalData ? handleOf(options.evalData) : null,
-              seed,
-              shuffle,
-              slots,
-              rows: train,
-            }
-          : null,
-        serviceWorker: ranks,
-      },
-      { worker: 'main', maxRestarts: 0 },
-    )
-    return { group, slots, supervisor: ref }
-  } catch (error) {
-    await group.close()
-    throw new EngineError(
-      'ENGINE_RANK_FAILED',
-      `initialize: ranks, expected all to start, got ${explainStart(error)}`,
-      {},
-      { cause: error },
-    )
-  }
-}
-
-const handleOf = (source: TokenSource) => source.handle
-
-async function lower({ group, supervisor: ref }: Troupe): Promise<void> {
-  await ref.stop()
-  await group.close()
-}
 
 /**
  * Compiles a model and raises its actors. Throws before anything starts where the configuration, the model or the data do not fit:

@@ -3,36 +3,51 @@
 import type { Observable } from 'rxjs'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import type { SystemEvent } from '../../runtime/actor/events.js'
+import type { Diagnosis } from '../rank/protocol.js'
+import type { TrainReport } from '../supervisor/protocol.js'
+import { EngineError } from './errors.js'
 
-const isConsequence = ({ kind, error }: Cause): boolean =>
-  kind === 'sibling' ||
-  kind === 'parent' ||
-  kind === 'escalated' ||
-  (error as { code?: string } | undefined)?.code === 'aborted'
-
-/** `rank 1` for `supervisor-0/rank-1`, `data loader` for `supervisor-0/data-loader`; the path where there is no parent. */
-const nameOf = (path: string): string => path.slice(path.indexOf('/') + 1).replaceAll('-', ' ')
-
-/** An error without the asks and spawns that it passed through. */
-function rootOf(error: unknown): unknown {
+/** An error's way through asks and spawns: what it goes back to, and the actor that it came from. */
+function trace(error: unknown, actor: string | null = null): { root: unknown; actor: string | null } {
   const passed = error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'SPAWN_FAILED')
-  return passed && error.cause ? rootOf(error.cause) : error
+  return passed && error.cause ? trace(error.cause, String(error.details['actor'])) : { root: error, actor }
 }
 
-const textOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+const fallenWith: readonly unknown[] = ['sibling', 'parent', 'escalated']
+
+/** Whether an error only says that the communicator was aborted, or that an actor fell with others. */
+export function isConsequence(error: unknown): boolean {
+  const { code, details } = Object(trace(error).root) as { code?: string; details?: { kind?: unknown } }
+  return code === 'aborted' || (code === 'DEAD_ACTOR' && fallenWith.includes(details?.kind))
+}
+
+const follows = ({ kind, error }: Cause): boolean => fallenWith.includes(kind) || isConsequence(error)
+
+/** `rank 1` for `supervisor-0/rank-1`, `data loader` for `supervisor-0/data-loader`. */
+const nameOf = (path: string): string => path.slice(path.indexOf('/') + 1).replaceAll('-', ' ')
+
+/** What went wrong where, without what it passed through. */
+export function explain(error: unknown): string {
+  const { root, actor } = trace(error)
+  const text = root instanceof Error ? root.message : String(root)
+  return actor?.includes('/') ? `${nameOf(actor)}: ${text}` : text
+}
 
 /** Listens for the first failure of a group's tree. */
 export class FailureWatch {
   #first: string | null = null
   #tree = ''
 
-  constructor(events$: Observable<SystemEvent>) {
+  /** Rank r lives on worker r; what serves all ranks on the one after. */
+  constructor(events$: Observable<SystemEvent>, ranks: number) {
     events$.subscribe((event) => {
-      if (event.type !== 'failed' || !event.actor.startsWith(this.#tree) || isConsequence(event.cause)) return
-      this.#first ??=
-        event.actor === this.#tree
-          ? textOf(rootOf(event.cause.error))
-          : `${nameOf(event.actor)}: ${event.cause.message}`
+      if (event.type === 'worker-exit') {
+        const who = Number(event.worker) < ranks ? `rank ${event.worker}` : 'data loader and checkpointer'
+        this.#first ??= `${who}: ${event.cause.message}`
+      } else if (event.type === 'failed' && event.actor.startsWith(this.#tree) && !follows(event.cause)) {
+        const { actor, cause } = event
+        this.#first ??= actor === this.#tree ? explain(cause.error) : `${nameOf(actor)}: ${cause.message}`
+      }
     })
   }
 
@@ -44,17 +59,22 @@ export class FailureWatch {
 
   /** What to say of an error that came out of the tree. */
   explain(error: unknown): string {
-    return this.#first ?? textOf(rootOf(error))
+    return this.#first ?? explain(error)
   }
 }
 
-/** What to say of a group that did not come up. */
-export function explainStart(error: unknown): string {
-  const last = lastSpawn(error)
-  return last ? `${nameOf(String(last.details['actor']))}: ${textOf(rootOf(error))}` : textOf(error)
-}
-
-function lastSpawn(error: unknown): ActorError | null {
-  if (!(error instanceof ActorError) || error.code !== 'SPAWN_FAILED') return null
-  return lastSpawn(error.cause) ?? error
+/** The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value. */
+export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[]): EngineError {
+  const first = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
+  const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
+  const of = first?.module ? ` of ${first.module}` : ''
+  const at =
+    first &&
+    [first.phase, `rank ${first.rank}`, `micro-step ${first.micro + 1}`, first.source].filter(Boolean).join(', ')
+  const where = first ? `; first in the output of ${first.op}${of} (${at})` : ''
+  return new EngineError(
+    'ENGINE_NOT_FINITE',
+    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
+    { step, diagnosis: first },
+  )
 }

@@ -1,7 +1,13 @@
 // A run's state to and from checkpoint folders: which bytes of which rank go where in which file.
-
+import { join } from 'node:path'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
-import { type Manifest, modelFile, optimizerFile, type Progress } from '../../runtime/checkpoint/manifest.js'
+import {
+  type Manifest,
+  modelFile,
+  optimizerFile,
+  type Progress,
+  readManifest,
+} from '../../runtime/checkpoint/manifest.js'
 import { planSafetensors, SafetensorsFile, type SafetensorsPlan } from '../../runtime/checkpoint/safetensors.js'
 import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
@@ -11,7 +17,8 @@ import { heldSpans, ownedSpans, parameterKind, type Span, stateKinds, type Tenso
 
 /** Copies bytes out of, or into, the arenas of a rank. */
 export interface ArenaAccess {
-  read(rank: number, kind: TensorKind, spans: readonly Span[]): Promise<Uint8Array>
+  /** The spans' bytes end to end into `target`, shared memory of that length. */
+  read(rank: number, kind: TensorKind, spans: readonly Span[], target: Uint8Array): Promise<void>
   write(rank: number, kind: TensorKind, spans: readonly Span[], bytes: Uint8Array): Promise<void>
 }
 
@@ -24,11 +31,33 @@ const tensorName = (kind: TensorKind, parameter: string): string =>
 /** Most bytes that are on their way to a rank at once. */
 const chunkBytes = 64 << 20
 
-/** The files of a checkpoint, with copies of all ranks' parts: consistent as long as no step runs meanwhile. */
+/**
+ * Shared memory by purpose, used again and again. A thread lets go of a SharedArrayBuffer only when it next collects garbage and does
+ * not count its bytes towards that: one for each copy would pile up.
+ */
+export class Staging {
+  readonly #buffers = new Map<string, SharedArrayBuffer>()
+
+  /** The first `length` bytes of the memory for `purpose`, which has what was there last. */
+  bytes(purpose: string, length: number): Uint8Array {
+    let buffer = this.#buffers.get(purpose)
+    if (!buffer || buffer.byteLength < length) {
+      buffer = new SharedArrayBuffer(length)
+      this.#buffers.set(purpose, buffer)
+    }
+    return new Uint8Array(buffer, 0, length)
+  }
+}
+
+/**
+ * The files of a checkpoint, with copies of all ranks' parts in `staging`: consistent as long as no step runs meanwhile, and until the
+ * next snapshot.
+ */
 export async function snapshot(
   compilation: Compilation,
   model: LanguageModel,
   access: ArenaAccess,
+  staging: Staging,
   tokenizer: string | undefined,
 ): Promise<CheckpointFile[]> {
   const states = stateKinds(compilation)
@@ -51,7 +80,7 @@ export async function snapshot(
     const pieces: Piece[] = [{ byteOffset: 0, bytes: plan.header }]
     for (const kind of own) {
       for (let rank = 0; rank < compilation.layout.ranks; rank++)
-        pieces.push(...(await rankPieces(compilation, kind, rank, plan, access)))
+        pieces.push(...(await rankPieces(compilation, kind, rank, plan, access, staging)))
     }
     files.push({ name, totalBytes: plan.totalBytes, pieces })
   }
@@ -69,9 +98,12 @@ async function rankPieces(
   rank: number,
   plan: SafetensorsPlan,
   access: ArenaAccess,
+  staging: Staging,
 ): Promise<Piece[]> {
   const spans = ownedSpans(compilation, kind, rank)
-  const bytes = await access.read(rank, kind, spans)
+  const total = spans.reduce((sum, span) => sum + span.bytes, 0)
+  const bytes = staging.bytes(`${kind.prefix} of rank ${rank}`, total)
+  await access.read(rank, kind, spans, bytes)
   let at = 0
   return spans.map((span) => {
     const { byteOffset } = plan.tensors.get(tensorName(kind, span.name))!
@@ -86,28 +118,27 @@ export async function restore(
   compilation: Compilation,
   kind: TensorKind,
   access: ArenaAccess,
+  staging: Staging,
   read: TensorReader,
 ): Promise<void> {
   for (let rank = 0; rank < compilation.layout.ranks; rank++) {
     let batch: Span[] = []
+    let pending = 0
     const flush = async (): Promise<void> => {
-      const total = batch.reduce((sum, span) => sum + span.count, 0)
-      if (total === 0) return
-      const values = new Float32Array(new SharedArrayBuffer(4 * total))
+      if (batch.length === 0) return
+      const bytes = staging.bytes('chunk', pending)
+      const values = new Float32Array(bytes.buffer, 0, pending / 4)
       let at = 0
       for (const span of batch) {
         read(tensorName(kind, span.name), span.start, values.subarray(at, at + span.count))
         at += span.count
       }
-      await access.write(rank, kind, batch, new Uint8Array(values.buffer))
+      await access.write(rank, kind, batch, bytes)
       batch = []
+      pending = 0
     }
-    let pending = 0
-    for (const span of heldSpans(compilation, kind, rank)) {
-      if (pending + span.bytes > chunkBytes) {
-        await flush()
-        pending = 0
-      }
+    for (const span of heldSpans(compilation, kind, rank).flatMap(inChunks)) {
+      if (pending + span.bytes > chunkBytes) await flush()
       batch.push(span)
       pending += span.bytes
     }
@@ -115,21 +146,38 @@ export async function restore(
   }
 }
 
-/** Opens a checkpoint's file for {@link restore} after checking that it holds this model's tensors. Throws {@link CheckpointError}. */
+/** A span in pieces of at most {@link chunkBytes}. */
+function inChunks(span: Span): Span[] {
+  const most = chunkBytes / 4
+  return Array.from({ length: Math.ceil(span.count / most) }, (_, i) => {
+    const count = Math.min(most, span.count - i * most)
+    return {
+      ...span,
+      start: span.start + i * most,
+      count,
+      byteOffset: span.byteOffset + i * chunkBytes,
+      bytes: 4 * count,
+    }
+  })
+}
+
+/** Opens a checkpoint's file for {@link restore} after checking that it holds this model's tensors and no others. Throws {@link CheckpointError}. */
 export function openTensors(path: string, compilation: Compilation, kinds: readonly TensorKind[]): SafetensorsFile {
   const file = new SafetensorsFile(path)
-  for (const kind of kinds) {
-    for (const { name, shape } of compilation.layout.parameters) {
-      const stored = file.tensors.get(tensorName(kind, name))
-      const got = stored ? `[${stored.shape.join(', ')}]` : 'none'
-      if (got === `[${shape.join(', ')}]`) continue
-      file.close()
-      const message = `resume: tensor ${tensorName(kind, name)} of ${path}, expected [${shape.join(', ')}], got ${got}`
-      throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: path, tensor: tensorName(kind, name) })
-    }
+  const expected = new Map(
+    kinds.flatMap((kind) => compilation.layout.parameters.map(({ name, shape }) => [tensorName(kind, name), shape])),
+  )
+  for (const name of new Set([...expected.keys(), ...file.tensors.keys()])) {
+    const [wanted, got] = [expected.get(name), file.tensors.get(name)?.shape].map(showShape)
+    if (wanted === got) continue
+    file.close()
+    const message = `resume: tensor ${name} of ${path}, expected ${wanted}, got ${got}`
+    throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: path, tensor: name })
   }
   return file
 }
+
+const showShape = (shape: readonly number[] | undefined): string => (shape ? `[${shape.join(', ')}]` : 'none')
 
 export function manifestOf(compilation: Compilation, progress: Progress, version: string): Omit<Manifest, 'files'> {
   const { optimizer, stage, ranks } = compilation.sharding.options
@@ -139,5 +187,44 @@ export function manifestOf(compilation: Compilation, progress: Progress, version
     progress,
     optimizer: { kind: optimizer.kind, states: stateKinds(compilation).map((kind) => kind.state) },
     writer: { ranks, stage, deeptroupe: version },
+  }
+}
+
+/** Reads a checkpoint's manifest; for training, its optimizer must be this run's. Throws {@link CheckpointError}. */
+export function openCheckpoint(path: string, compilation: Compilation, training: boolean): Manifest {
+  const manifest = readManifest(path)
+  const { kind } = compilation.sharding.options.optimizer
+  const states = stateKinds(compilation).map((state) => state.state)
+  const show = (name: string, of: readonly string[]): string => `${name} (${of.join(', ') || 'no states'})`
+  const [expected, got] = [show(kind, states), show(manifest.optimizer.kind, manifest.optimizer.states)]
+  if (!training || expected === got) return manifest
+  const message = `resume: optimizer of ${path}, expected ${expected}, got ${got}`
+  throw new CheckpointError('CHECKPOINT_MISMATCH', message, { file: path })
+}
+
+/** Writes a checkpoint's parameters and, for training, optimizer states to all ranks. */
+export async function restoreCheckpoint(
+  path: string,
+  compilation: Compilation,
+  training: boolean,
+  access: ArenaAccess,
+  staging: Staging,
+): Promise<void> {
+  const states = training ? stateKinds(compilation) : []
+  for (const [name, kinds] of [
+    [modelFile, [parameterKind]],
+    [optimizerFile, states],
+  ] as const) {
+    if (kinds.length === 0) continue
+    const file = openTensors(join(path, name), compilation, kinds)
+    try {
+      for (const kind of kinds) {
+        await restore(compilation, kind, access, staging, (tensor, start, target) =>
+          file.readFloats(tensor, start, target),
+        )
+      }
+    } finally {
+      file.close()
+    }
   }
 }

@@ -11,7 +11,7 @@ const behaviour: Behaviour<OptimizerShardProtocol, RankDevice, OptimizerShardArg
     return device
   },
   receive: {
-    read: (device, { regions }) => readRegions(device, 'optimizer', regions),
+    read: (device, { regions, target }) => readRegions(device, 'optimizer', regions, target),
     write: (device, { regions, bytes }) => writeRegions(device, 'optimizer', regions, bytes),
   },
 }

@@ -9,7 +9,7 @@ export interface OptimizerShardArgs {
 }
 
 export type OptimizerShardProtocol = {
-  /** The regions' bytes end to end, in shared memory. Not while a step is under way. */
-  read(message: { readonly regions: readonly Region[] }): Uint8Array
+  /** Copies the regions' bytes end to end into `target`, shared memory of that length. Not while a step is under way. */
+  read(message: { readonly regions: readonly Region[]; readonly target: Uint8Array }): void
   write(message: { readonly regions: readonly Region[]; readonly bytes: Uint8Array }): void
 }

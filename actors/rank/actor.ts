@@ -135,20 +135,18 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
       return binding(state, program, 'loss')[0]!
     },
 
-    async forward(state, { tokens }) {
+    async forward(state, { tokens, logits }) {
       const { handle, program } = loaded(state, 'forward')
       const row = binding(state, program, 'tokens')
       row.fill(0)
       row.set(tokens)
       await state.device.run(handle, fillScalars(program, idle))
-      if (state.rank !== 0) return null
-      const { arena, byteOffset, shape } = program.tensors[program.bindings['logits']!]!
-      const logits = new Float32Array(new SharedArrayBuffer(4 * shape.reduce((a, b) => a * b, 1)))
+      if (state.rank !== 0) return
+      const { arena, byteOffset } = program.tensors[program.bindings['logits']!]!
       state.device.read(arena, byteOffset, logits)
-      return logits
     },
 
-    read: (state, { arena, regions }) => readRegions(state.device, arena, regions),
+    read: (state, { arena, regions, target }) => readRegions(state.device, arena, regions, target),
     write: (state, { arena, regions, bytes }) => writeRegions(state.device, arena, regions, bytes),
   },
 

@@ -26,16 +26,18 @@ export function sharedDevice(token: GroupToken, rank: number): RankDevice {
   return device
 }
 
-/** The regions' bytes end to end, in shared memory. */
-export function readRegions(device: RankDevice, arena: ArenaName, regions: readonly Region[]): Uint8Array {
-  const total = regions.reduce((sum, region) => sum + region.bytes, 0)
-  const bytes = new Uint8Array(new SharedArrayBuffer(total))
+/** Copies the regions' bytes end to end into `target`. */
+export function readRegions(
+  device: RankDevice,
+  arena: ArenaName,
+  regions: readonly Region[],
+  target: Uint8Array,
+): void {
   let at = 0
   for (const region of regions) {
-    device.read(arena, region.byteOffset, bytes.subarray(at, at + region.bytes))
+    device.read(arena, region.byteOffset, target.subarray(at, at + region.bytes))
     at += region.bytes
   }
-  return bytes
 }
 
 export function writeRegions(

@@ -73,9 +73,9 @@ export type RankProtocol = {
   diagnose(message: StepOrder): Diagnosis | null
   /** Summed loss of this rank's rows of an evaluation batch. */
   evaluate(message: { readonly slot: number }): number
-  /** Logits of one row of tokens, [sequence, vocabulary], in shared memory; from rank 0 only. */
-  forward(message: { readonly tokens: Int32Array }): Float32Array | null
-  /** The regions' bytes end to end, in shared memory. */
-  read(message: { readonly arena: ArenaName; readonly regions: readonly Region[] }): Uint8Array
+  /** Rank 0 writes the logits of one row of tokens, [tokens, vocabulary], into shared memory. */
+  forward(message: { readonly tokens: Int32Array; readonly logits: Float32Array }): void
+  /** Copies the regions' bytes end to end into `target`, shared memory of that length. */
+  read(message: { readonly arena: ArenaName; readonly regions: readonly Region[]; readonly target: Uint8Array }): void
   write(message: { readonly arena: ArenaName; readonly regions: readonly Region[]; readonly bytes: Uint8Array }): void
 }

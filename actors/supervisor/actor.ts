@@ -5,6 +5,7 @@ import { type ActorContext, type Behaviour, defineActor } from '../../runtime/ac
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { dataLoader } from '../data-loader/actor.js'
 import type { DataLoaderProtocol } from '../data-loader/protocol.js'
+import { isConsequence } from '../engine/failure.js'
 import { rank } from '../rank/actor.js'
 import type { RankProtocol, StepOrder } from '../rank/protocol.js'
 import type { SupervisorArgs, SupervisorProtocol, TrainOrder } from './protocol.js'
@@ -22,7 +23,7 @@ interface SupervisorState {
 /** A step may take as long as it takes: a rank that dies ends it, and so does the run's signal. */
 const patient = { deadline: 2 ** 31 - 1 }
 
-/** Asks every rank and waits for all. The first failure aborts the communicator and is thrown once the others have answered. */
+/** Asks every rank and waits for all. The first failure aborts the communicator; once all have answered, the one that others follow from is thrown. */
 async function everyRank<T>(
   state: SupervisorState,
   context: ActorContext<SupervisorProtocol>,
@@ -42,7 +43,7 @@ async function everyRank<T>(
     }),
   )
   context.signal.removeEventListener('abort', abort)
-  if (failures.length > 0) throw failures[0]
+  if (failures.length > 0) throw failures.find((error) => !isConsequence(error)) ?? failures[0]
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value)
 }
 
@@ -140,16 +141,15 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       return { loss: loss / tokens, tokens }
     },
 
-    async forward(state, { tokens }, context) {
-      const results = await everyRank(state, context, (ref) => ref.ask({ type: 'forward', tokens }, patient))
-      return results[0]!
+    async forward(state, { tokens, logits }, context) {
+      await everyRank(state, context, (ref) => ref.ask({ type: 'forward', tokens, logits }, patient))
     },
 
-    async read(state, { rank: index, arena, regions }) {
+    async read(state, { rank: index, arena, regions, target }) {
       const ref = state.ranks[index]!
-      if (arena !== 'optimizer') return ref.ask({ type: 'read', arena, regions }, patient)
+      if (arena !== 'optimizer') return ref.ask({ type: 'read', arena, regions, target }, patient)
       const optimizer = await ref.ask({ type: 'optimizer' })
-      return optimizer.ask({ type: 'read', regions }, patient)
+      return optimizer.ask({ type: 'read', regions, target }, patient)
     },
 
     async write(state, { rank: index, arena, regions, bytes }) {

@@ -42,8 +42,14 @@ export type SupervisorProtocol = {
   train(message: TrainOrder): TrainReport
   diagnose(message: TrainOrder): readonly Diagnosis[]
   evaluate(): { readonly loss: number; readonly tokens: number }
-  forward(message: { readonly tokens: Int32Array }): Float32Array
-  read(message: { readonly rank: number; readonly arena: ArenaName; readonly regions: readonly Region[] }): Uint8Array
+  /** Logits of one row of tokens, [tokens, vocabulary], into shared memory. */
+  forward(message: { readonly tokens: Int32Array; readonly logits: Float32Array }): void
+  read(message: {
+    readonly rank: number
+    readonly arena: ArenaName
+    readonly regions: readonly Region[]
+    readonly target: Uint8Array
+  }): void
   write(message: {
     readonly rank: number
     readonly arena: ArenaName

@@ -118,6 +118,16 @@ export function expectShape(op: string, name: string, type: TensorType, shape: r
   if (!sameShape(type.shape, shape)) throw new OpError(op, `shape of ${name}`, `[${shape.join(', ')}]`, showType(type))
 }
 
+/** (start, count) pairs that lie within 0 to `length`. */
+export function expectRanges(op: string, name: string, ranges: readonly number[], length: number): void {
+  if (ranges.length % 2 !== 0) throw new OpError(op, name, 'pairs of start and count', `${ranges.length} numbers`)
+  for (let i = 0; i < ranges.length; i += 2) {
+    const [start, count] = [ranges[i]!, ranges[i + 1]!]
+    if (start >= 0 && count >= 0 && start + count <= length) continue
+    throw new OpError(op, name, `ranges within 0 to ${length}`, `${start} to ${start + count}`)
+  }
+}
+
 /** The cost of an op that reads and writes each operand once and does `flopsPerElement` for each output element. */
 export function streamCost(
   inputs: readonly (TensorType | null)[],

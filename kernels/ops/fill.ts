@@ -1,6 +1,16 @@
 // Constants and initial values. A unit is a run of parameters stored side by side and sharded together (see runtime/graph/partition).
 // Ops that take `start`, `count` and `shards` address a unit: a rank that holds one of `shards` equal slices writes only its part.
-import { int, ints, type OpDefinition, required, streamCost } from './definition.js'
+import {
+  type Attributes,
+  elements,
+  expectRanges,
+  int,
+  ints,
+  type OpDefinition,
+  required,
+  streamCost,
+  type TensorType,
+} from './definition.js'
 import { dtypeNumbers } from './elementwise.js'
 
 /** A tensor full of `value`. */
@@ -29,8 +39,19 @@ export const bucket: OpDefinition = {
   attributes: { length: 'int', gaps: 'ints' },
   scalars: [],
   effect: true,
-  infer: (_inputs, attributes) => [{ shape: [int(attributes, 'length')], dtype: 'f32' }],
+  infer: (_inputs, attributes) => {
+    expectRanges('bucket', 'gaps', ints(attributes, 'gaps'), int(attributes, 'length'))
+    return [{ shape: [int(attributes, 'length')], dtype: 'f32' }]
+  },
   cost: () => ({ flops: 0, bytes: 0 }),
+}
+
+/** The unit, after a check that elements `start` to `start + count` lie within it. */
+function within(op: string, inputs: readonly (TensorType | null)[], attributes: Attributes): TensorType[] {
+  const unit = required(op, inputs, 0, 'unit')
+  const range = [int(attributes, 'start'), int(attributes, 'count')]
+  expectRanges(op, 'elements', range, elements(unit.shape) * int(attributes, 'shards'))
+  return [unit]
 }
 
 /** Sets elements `start` to `start + count` of a unit to `value`. */
@@ -43,7 +64,7 @@ export const initializeConstant: OpDefinition = {
   scalars: [],
   effect: true,
   aliases: [[0, 0]],
-  infer: (inputs) => [required('initialize_constant', inputs, 0, 'unit')],
+  infer: (inputs, attributes) => within('initialize_constant', inputs, attributes),
   cost: (_inputs, _outputs, attributes) => ({ flops: 0, bytes: 4 * int(attributes, 'count') }),
 }
 
@@ -70,7 +91,7 @@ export const initializeNormal: OpDefinition = {
   scalars: ['seed'],
   effect: true,
   aliases: [[0, 0]],
-  infer: (inputs) => [required('initialize_normal', inputs, 0, 'unit')],
+  infer: (inputs, attributes) => within('initialize_normal', inputs, attributes),
   cost: (_inputs, _outputs, attributes) => ({
     flops: 40 * int(attributes, 'count'),
     bytes: 4 * int(attributes, 'count'),

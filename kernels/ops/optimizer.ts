@@ -7,7 +7,9 @@ import {
   type Attributes,
   elements,
   expectDtype,
+  expectRanges,
   int,
+  ints,
   type OpDefinition,
   OpError,
   required,
@@ -35,6 +37,7 @@ function updated(
   expectPart(op, 'parameter', parameter, attributes)
   expectPart(op, 'gradient', required(op, inputs, 1, 'gradient'), attributes)
   for (let i = 2; i < 2 + states; i++) expectPart(op, 'state', required(op, inputs, i, 'state'), attributes)
+  expectRanges(op, 'ranges', ints(attributes, 'ranges'), int(attributes, 'length'))
   const control = required(op, inputs, 2 + states, 'control')
   expectDtype(op, 'control', control, 'f64')
   return [parameter, ...Array.from({ length: states }, (_, i) => inputs[2 + i]!)]
@@ -100,6 +103,7 @@ export const sgd: OpDefinition = {
     expectPart('sgd', 'parameter', parameter, attributes)
     expectPart('sgd', 'gradient', required('sgd', inputs, 1, 'gradient'), attributes)
     if (inputs[2]) expectPart('sgd', 'momentum', inputs[2], attributes)
+    expectRanges('sgd', 'ranges', ints(attributes, 'ranges'), int(attributes, 'length'))
     expectDtype('sgd', 'control', required('sgd', inputs, 3, 'control'), 'f64')
     return inputs[2] ? [parameter, inputs[2]] : [parameter]
   },
@@ -140,8 +144,10 @@ export const clipControl: OpDefinition = {
   outputs: ['control'],
   attributes: { max_norm: 'float', ranges: 'ints' },
   scalars: [],
-  infer: (inputs) => {
-    expectDtype('clip_control', 'sums', required('clip_control', inputs, 0, 'sums'), 'f64')
+  infer: (inputs, attributes) => {
+    const sums = required('clip_control', inputs, 0, 'sums')
+    expectDtype('clip_control', 'sums', sums, 'f64')
+    expectRanges('clip_control', 'ranges', ints(attributes, 'ranges'), elements(sums.shape))
     return [{ shape: [4], dtype: 'f64' }]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),

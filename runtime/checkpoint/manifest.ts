@@ -42,18 +42,21 @@ export type Progress = Manifest['progress']
 
 /** The folder of a step's checkpoint, DeepSpeed's tag. */
 export const tagOf = (step: number): string => `global_step${step}`
-const tagPattern = /^global_step(\d+)$/
+/** What a checkpoint's name ends with while another of the same step takes its place. */
+export const replacedSuffix = '.replaced'
+const tagPattern = /^global_step(\d+)(\.replaced)?$/
 
-/** Whole checkpoints within `folder`, oldest first. */
+/** Whole checkpoints within `folder`, oldest first; one that is being replaced comes before its successor. */
 export function listCheckpoints(folder: string): { readonly step: number; readonly path: string }[] {
   if (!existsSync(folder)) return []
   return readdirSync(folder)
     .flatMap((name) => {
-      const step = tagPattern.exec(name)?.[1]
+      const [, step, replaced] = tagPattern.exec(name) ?? []
       const path = join(folder, name)
-      return step && existsSync(join(path, manifestName)) ? [{ step: Number(step), path }] : []
+      return step && existsSync(join(path, manifestName)) ? [{ step: Number(step), path, order: replaced ? 0 : 1 }] : []
     })
-    .sort((a, b) => a.step - b.step)
+    .sort((a, b) => a.step - b.step || a.order - b.order)
+    .map(({ step, path }) => ({ step, path }))
 }
 
 /** The checkpoint that `path` means: itself, or the newest whole one within it. Throws {@link CheckpointError}. */
@@ -62,9 +65,13 @@ export function findCheckpoint(path: string): string {
   const newest = listCheckpoints(path).at(-1)
   if (newest) return newest.path
   const got = existsSync(path) ? 'a folder without one' : 'no such folder'
-  throw new CheckpointError('CHECKPOINT_MISSING', `resume: checkpoint ${path}, expected a checkpoint or a folder of them, got ${got}`, {
-    file: path,
-  })
+  throw new CheckpointError(
+    'CHECKPOINT_MISSING',
+    `resume: checkpoint ${path}, expected a checkpoint or a folder of them, got ${got}`,
+    {
+      file: path,
+    },
+  )
 }
 
 /** SHA-256 of a file, read in pieces. */
@@ -105,7 +112,8 @@ export function readManifest(path: string): Manifest {
     const whole = join(path, basename(name))
     if (!existsSync(whole)) fail(`file ${name}`, `${bytes} bytes`, 'no such file')
     if (statSync(whole).size !== bytes) fail(`file ${name}`, `${bytes} bytes`, `${statSync(whole).size} bytes`)
-    if (hashFile(whole) !== sha256) fail(`file ${name}`, 'the checksum of the manifest', 'another: its bytes were changed')
+    if (hashFile(whole) !== sha256)
+      fail(`file ${name}`, 'the checksum of the manifest', 'another: its bytes were changed')
   }
   return manifest
 }

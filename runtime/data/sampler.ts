@@ -1,8 +1,6 @@
 // The order of samples. Position g of a training run is sample permutation(seed, epoch)(g mod n) with epoch = floor(g / n): batches
 // run across epoch ends and nothing is dropped. The permutation is computed by index, with integer arithmetic only, so that every
 // machine and every rank agrees and nothing is stored; where a run goes on follows from its step alone.
-import type { BatchSizes } from '../config/batch.js'
-
 export interface SamplerOptions {
   readonly samples: number
   /** Whole, 0 to 2^53 - 1. */
@@ -30,25 +28,6 @@ export function createSampler({ samples, seed, shuffle }: SamplerOptions): Sampl
       return permutation(position - wanted * samples)
     },
   }
-}
-
-/**
- * Position in the run of the first of the `micro` samples that `rank` takes in micro-step `microStep` of step `step` (all from 0):
- * step * train + (microStep * world + rank) * micro.
- */
-export const firstPosition = (sizes: BatchSizes, step: number, microStep: number, rank: number): number =>
-  step * sizes.train + (microStep * sizes.world + rank) * sizes.micro
-
-/** The samples of one micro-batch of one rank. */
-export function microBatch(
-  sampler: Sampler,
-  sizes: BatchSizes,
-  step: number,
-  microStep: number,
-  rank: number,
-): number[] {
-  const first = firstPosition(sizes, step, microStep, rank)
-  return Array.from({ length: sizes.micro }, (_, i) => sampler.sampleAt(first + i))
 }
 
 const rounds = 8

@@ -52,11 +52,37 @@ export class Rewriter {
   }
 }
 
-/** Rewrites every node by `visit`, which returns false to have it copied. */
+/**
+ * Rewrites every node by `visit`, which returns false to have it copied. A copy that reads what a fused node makes at a later place
+ * waits for it.
+ */
 export function rewrite(graph: Graph, visit: (node: Node, rewriter: Rewriter) => boolean): Graph {
   const rewriter = new Rewriter(graph)
-  for (const node of graph.nodes) if (!visit(node, rewriter)) rewriter.copy(node)
+  const ready = (node: Node): boolean => node.inputs.every((value) => !value || rewriter.has(value))
+  let waiting: Node[] = []
+  for (const node of graph.nodes) {
+    if (!visit(node, rewriter)) waiting.push(node)
+    waiting = waiting.filter((other) => {
+      if (!ready(other)) return true
+      rewriter.copy(other)
+      return false
+    })
+  }
+  for (const node of waiting) rewriter.copy(node)
   return rewriter.finish()
+}
+
+/** Whether `value` is made from what `node` makes. */
+export function dependsOn(value: Value, node: Node): boolean {
+  const seen = new Set<Node>()
+  const pending = [value]
+  for (let at = pending.pop(); at; at = pending.pop()) {
+    if (at.node === node) return true
+    if (!at.node || seen.has(at.node)) continue
+    seen.add(at.node)
+    for (const input of at.node.inputs) if (input) pending.push(input)
+  }
+  return false
 }
 
 /** Nodes that read each value; a graph output counts as null. */

@@ -40,7 +40,13 @@ export async function* adamRows(torch: PyTorch): AsyncGenerator<Row> {
   const flat = { shape: [count], dtype: 'f32' } as const
   const attributes = { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length: count, shards: 1, ranges: [0, count] }
   const program: TimedProgram = {
-    tensors: { p: flat, g: flat, m: flat, v: flat, control: { shape: [4], dtype: 'f64', values: [1, 1, 1, 0] } },
+    tensors: {
+      p: flat,
+      g: flat,
+      m: flat,
+      v: { ...flat, values: [0.5] },
+      control: { shape: [4], dtype: 'f64', values: [1, 1, 1, 0] },
+    },
     ops: [{ op: 'adam', inputs: ['p', 'g', 'm', 'v', 'control'], outputs: ['p', 'm', 'v'], attributes }],
     scalars: { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 },
   }

@@ -6,7 +6,7 @@ import {
   type Instruction,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
-import { type Attributes, byteLength, elements, type TensorType } from '../../kernels/ops/definition.js'
+import { type Attributes, byteLength, type DType, elements, type TensorType } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { type ArenaSizes, createGroup, openRank } from '../../native/index.js'
 
@@ -19,19 +19,27 @@ export interface TimedOp {
 }
 
 export interface TimedProgram {
-  /** Types of what no op makes, with its values where noise will not do. */
+  /** Types of what no op makes, with values that are repeated where noise will not do. */
   readonly tensors: Readonly<Record<string, TensorType & { readonly values?: readonly number[] }>>
   readonly ops: readonly TimedOp[]
   readonly scalars: Readonly<Record<string, number>>
 }
 
-/** Values in (-1, 1), the same every time. */
-function noise(count: number): Float32Array {
+/** Values in (-1, 1), the same every time, a block of which is repeated. */
+const block: Float32Array = (() => {
   let state = 1
-  return Float32Array.from({ length: count }, () => {
+  return Float32Array.from({ length: 1 << 16 }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     return state / 2 ** 31 - 1
   })
+})()
+
+/** `values`, or noise, again and again up to `count` elements. */
+function filled(count: number, dtype: DType, values: ArrayLike<number> = block): Float32Array | Float64Array {
+  const data = dtype === 'f64' ? new Float64Array(count) : new Float32Array(count)
+  data.set(Array.prototype.slice.call(values, 0, count))
+  for (let done = values.length; done < count; done *= 2) data.copyWithin(done, 0, Math.min(done, count - done))
+  return data
 }
 
 const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64
@@ -103,7 +111,7 @@ export async function timeProgram(
     device.allocate('activations')
     device.allocate('workspace')
     for (const [name, { values, dtype, shape }] of Object.entries(tensors)) {
-      const data = dtype === 'f64' ? Float64Array.from(values!) : noise(elements(shape))
+      const data = filled(elements(shape), dtype, values)
       device.write('activations', records[indices.get(name)!]!.byteOffset, data)
     }
     const handle = device.load(program)

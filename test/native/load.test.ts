@@ -11,7 +11,7 @@ test('the report of the machine agrees with what Linux says of the processor', (
   t.true(report.cores >= 1 && report.memoryBytes > 2 ** 28)
   if (!addon().addon) {
     t.deepEqual(report.isa, [])
-    t.regex(report.reason!, /addon: .*npm run build/)
+    t.regex(report.reason!, /addon: .*npx deeptroupe build/)
     return
   }
   const flags = new Set(/^flags\s*: (.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '))

@@ -3,7 +3,7 @@
 import { int, lastDim, rowsOf } from '../../../kernels/ops/definition.js'
 import type { FusionName } from '../../../kernels/ops/fusion.js'
 import type { Graph, Node, Value } from '../ir.js'
-import { type Pass, rewrite, usesOf } from '../rewrite.js'
+import { dependsOn, type Pass, rewrite, usesOf } from '../rewrite.js'
 
 type Uses = Map<Value, (Node | null)[]>
 
@@ -141,6 +141,8 @@ function linearCrossEntropy(graph: Graph): Graph {
     const dx = readers.find((user) => user?.op === 'linear_input_gradient' && user.inputs[1] === linear.inputs[1])
     const dw = readers.find((user) => user?.op === 'linear_weight_gradient' && user.inputs[0] === linear.inputs[0])
     if (!dx || !dw || readers.length !== 2) continue
+    // One op makes the loss and reads its gradient: that may not be made from the loss.
+    if (dependsOn(backward.inputs[3]!, loss)) continue
     heads.set(backward, { linear, loss, dx, dw })
     for (const node of [linear, loss, dx, dw]) skip.add(node)
   }

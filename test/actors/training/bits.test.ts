@@ -3,7 +3,15 @@
 import test from 'ava'
 import type { InitializeOptions } from '../../../actors/engine/prepare.js'
 import type { DeepSpeedConfig } from '../../../runtime/config/index.js'
-import { type Curve, curve, relativeDifference, smallModel, sourceFor, tinyModel, trainConfig } from '../../support/training.js'
+import {
+  type Curve,
+  curve,
+  relativeDifference,
+  smallModel,
+  sourceFor,
+  tinyModel,
+  trainConfig,
+} from '../../support/training.js'
 
 const steps = 8
 const base = (more: Partial<InitializeOptions> = {}, zero: DeepSpeedConfig['zero_optimization'] = {}, micro = 2) => {
@@ -26,7 +34,10 @@ test.serial('the run that others are compared with learns, and clipping acts on 
   t.is(new Set(losses).size, steps)
   t.true(losses.at(-1)! < losses[0]!)
   t.true(norms.every((norm) => norm > 0.5))
-  const unclipped = await curve({ ...base(), config: trainConfig({ train: 8, micro: 2 }, { gradient_clipping: 0 }) }, steps)
+  const unclipped = await curve(
+    { ...base(), config: trainConfig({ train: 8, micro: 2 }, { gradient_clipping: 0 }) },
+    steps,
+  )
   t.is(unclipped.norms[0], norms[0])
   t.not(unclipped.losses.at(-1), losses.at(-1))
 })
@@ -41,7 +52,10 @@ test.serial('a repeat gives the same bits, another seed others', async (t) => {
 for (const ranks of [1, 2, 4]) {
   for (const stage of [0, 1, 2, 3] as const) {
     // Thread counts and accumulation alternate here and are all crossed in the campaign: micro 1 is 8, 4 and 2 micro-steps, micro 2 half.
-    for (const [threads, micro] of [[1 + (stage % 2), 2], [2 - (stage % 2), 1]] as const) {
+    for (const [threads, micro] of [
+      [1 + (stage % 2), 2],
+      [2 - (stage % 2), 1],
+    ] as const) {
       test.serial(`ZeRO ${stage} on ${ranks} ranks of ${threads} threads, micro-batches of ${micro}`, async (t) => {
         t.deepEqual(await curve(base({ ranks, threads }, { stage }, micro), steps), await truth(micro))
       })
@@ -51,13 +65,18 @@ for (const ranks of [1, 2, 4]) {
 
 const variants: Readonly<Record<string, [DeepSpeedConfig['zero_optimization'], Partial<InitializeOptions>?]>> = {
   'activation checkpointing': [{ stage: 2 }, { checkpointActivations: true }],
-  'activation checkpointing in ZeRO 3': [{ stage: 3, stage3_param_persistence_threshold: 0 }, { checkpointActivations: true }],
+  'activation checkpointing in ZeRO 3': [
+    { stage: 3, stage3_param_persistence_threshold: 0 },
+    { checkpointActivations: true },
+  ],
   'small buckets in ZeRO 1': [{ stage: 1, reduce_bucket_size: 1, allgather_bucket_size: 1 }],
   'small buckets in ZeRO 2': [{ stage: 2, reduce_bucket_size: 5000, allgather_bucket_size: 5000 }],
   'large buckets in ZeRO 2': [{ stage: 2, reduce_bucket_size: 1e9, allgather_bucket_size: 1e9 }],
   'nothing persistent': [{ stage: 3, stage3_param_persistence_threshold: 0 }],
   'biases and norms persistent': [{ stage: 3, stage3_param_persistence_threshold: 200 }],
-  'some persistent, up to a limit': [{ stage: 3, stage3_param_persistence_threshold: 200, stage3_model_persistence_threshold: 300 }],
+  'some persistent, up to a limit': [
+    { stage: 3, stage3_param_persistence_threshold: 200, stage3_model_persistence_threshold: 300 },
+  ],
   'everything persistent': [{ stage: 3, stage3_param_persistence_threshold: 1e6 }],
   'no prefetch, no reuse': [
     { stage: 3, stage3_param_persistence_threshold: 0, stage3_prefetch_bucket_size: 0, stage3_max_reuse_distance: 0 },
@@ -95,7 +114,11 @@ test.serial('micro-batches of another size: losses of the small model within 2e-
   }
   const whole = await run(8, 1)
   t.true(whole.losses[49]! < whole.losses[0]! - 1)
-  for (const [micro, ranks] of [[4, 2], [2, 1], [1, 2]] as const) {
+  for (const [micro, ranks] of [
+    [4, 2],
+    [2, 1],
+    [1, 2],
+  ] as const) {
     const other = await run(micro, ranks)
     t.notDeepEqual(other.losses, whole.losses)
     const difference = relativeDifference(other.losses, whole.losses)

@@ -1,6 +1,6 @@
 // Checkpoints: a resumed run goes on with the same bits, whatever ranks, stage and threads it has; the files are readable by others
 // and damage is one clear error.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { initialize } from '../../../actors/engine/engine.js'
@@ -10,7 +10,16 @@ import { listCheckpoints, readManifest } from '../../../runtime/checkpoint/manif
 import { SafetensorsFile } from '../../../runtime/checkpoint/safetensors.js'
 import { modelFromFolder } from '../../../runtime/nn/models/huggingface.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
-import { type Curve, curveOf, relativeDifference, smallModel, sourceFor, tinyModel, trainConfig, withFolder } from '../../support/training.js'
+import {
+  type Curve,
+  curveOf,
+  relativeDifference,
+  smallModel,
+  sourceFor,
+  tinyModel,
+  trainConfig,
+  withFolder,
+} from '../../support/training.js'
 
 type Stage = 0 | 1 | 2 | 3
 
@@ -28,7 +37,10 @@ function run(stage: Stage, ranks: number, threads = 1, more: Partial<InitializeO
   return { model, data: sourceFor(model, 19), config, ranks, threads, ...more }
 }
 
-const part = ({ losses, norms }: Curve, from: number): Curve => ({ losses: losses.slice(from), norms: norms.slice(from) })
+const part = ({ losses, norms }: Curve, from: number): Curve => ({
+  losses: losses.slice(from),
+  norms: norms.slice(from),
+})
 
 let known: Promise<Curve> | undefined
 /** Ten steps without a break. */
@@ -48,16 +60,38 @@ async function saveAfterFour(folder: string, options: InitializeOptions): Promis
 }
 
 const pairs: readonly (readonly [[Stage, number, number], [Stage, number, number]])[] = [
-  [[0, 1, 1], [0, 1, 1]],
-  [[2, 2, 1], [2, 2, 1]],
-  [[3, 4, 1], [0, 1, 2]],
-  [[0, 2, 2], [3, 4, 1]],
-  [[1, 4, 1], [2, 1, 1]],
-  [[2, 1, 1], [3, 2, 2]],
-  [[3, 2, 1], [1, 4, 1]],
+  [
+    [0, 1, 1],
+    [0, 1, 1],
+  ],
+  [
+    [2, 2, 1],
+    [2, 2, 1],
+  ],
+  [
+    [3, 4, 1],
+    [0, 1, 2],
+  ],
+  [
+    [0, 2, 2],
+    [3, 4, 1],
+  ],
+  [
+    [1, 4, 1],
+    [2, 1, 1],
+  ],
+  [
+    [2, 1, 1],
+    [3, 2, 2],
+  ],
+  [
+    [3, 2, 1],
+    [1, 4, 1],
+  ],
 ]
 for (const [from, to] of pairs) {
-  const show = ([stage, ranks, threads]: readonly number[]): string => `ZeRO ${stage} on ${ranks} ranks of ${threads} threads`
+  const show = ([stage, ranks, threads]: readonly number[]): string =>
+    `ZeRO ${stage} on ${ranks} ranks of ${threads} threads`
   test.serial(`resumed bit by bit: from ${show(from)} to ${show(to)}`, async (t) => {
     await withFolder(async (folder) => {
       const path = await saveAfterFour(folder, run(...from))
@@ -116,7 +150,10 @@ test.serial('resumed at another micro-batch size: within 1e-5 over 15 steps of t
     await engine.train({ steps: 10 })
     await engine.save(folder)
     const rest = await curveOf(engine, 25)
-    for (const [micro, ranks] of [[1, 2], [8, 1]] as const) {
+    for (const [micro, ranks] of [
+      [1, 2],
+      [8, 1],
+    ] as const) {
       await using other = await initialize(options(micro, ranks))
       await other.load(folder)
       const difference = relativeDifference((await curveOf(other, 25)).losses, rest.losses)
@@ -138,7 +175,10 @@ test.serial('checkpoints that are written while training goes on hold the step t
       t.deepEqual(await curveOf(engine, 10), expected)
     }
     t.deepEqual(saved, [2, 4, 6, 8, 10])
-    t.deepEqual(listCheckpoints(folder).map(({ step }) => step), saved)
+    t.deepEqual(
+      listCheckpoints(folder).map(({ step }) => step),
+      saved,
+    )
     t.is(readFileSync(join(folder, 'latest'), 'utf8'), 'global_step10\n')
     for (const step of [2, 6, 8]) {
       await using engine = await initialize(run(1, 2))
@@ -178,8 +218,11 @@ test.serial('what is in a checkpoint: a Hugging Face folder, named states, a man
 
     const { model, weights, folder: files } = modelFromFolder(path)
     const names = namedParameters(options.model).map(({ name, parameter }) => [name, [...parameter.shape]] as const)
-    t.deepEqual(namedParameters(model).map(({ name, parameter }) => [name, [...parameter.shape]] as const), names)
-    t.is(files.config['tie_word_embeddings'], true)
+    t.deepEqual(
+      namedParameters(model).map(({ name, parameter }) => [name, [...parameter.shape]] as const),
+      names,
+    )
+    t.is(files.config.tie_word_embeddings, true)
     weights.close()
 
     const states = new SafetensorsFile(join(path, 'optimizer.safetensors'))
@@ -221,9 +264,17 @@ test.serial('damage is one clear error and leaves the run as it was', async (t) 
       const flipped = Buffer.from(bytes)
       flipped[flipped.length - 9]! ^= 1
       writeFileSync(file, flipped)
-      await fails(new RegExp(`^resume: file ${name} of checkpoint .*global_step4, expected the checksum of the manifest, got another`))
+      await fails(
+        new RegExp(
+          `^resume: file ${name} of checkpoint .*global_step4, expected the checksum of the manifest, got another`,
+        ),
+      )
       writeFileSync(file, bytes.subarray(0, -1))
-      await fails(new RegExp(`^resume: file ${name} of checkpoint .*, expected ${bytes.length} bytes, got ${bytes.length - 1} bytes$`))
+      await fails(
+        new RegExp(
+          `^resume: file ${name} of checkpoint .*, expected ${bytes.length} bytes, got ${bytes.length - 1} bytes$`,
+        ),
+      )
       writeFileSync(file, bytes)
     }
     const manifest = join(path, 'manifest.json')
@@ -233,7 +284,7 @@ test.serial('damage is one clear error and leaves the run as it was', async (t) 
     writeFileSync(manifest, text.replace('"version": 1', '"version": 7'))
     await fails(/^resume: version of checkpoint .*, expected 1, got 7$/)
     writeFileSync(manifest, '{"format":"deeptroupe-checkpoint","version":1}')
-    await fails(/^resume: files of checkpoint .*, expected .*, got /)
+    await fails(/^resume: progress of checkpoint .*, expected object, got none$/)
     writeFileSync(manifest, text)
     await engine.load(folder)
     t.deepEqual(await curveOf(engine, 10), part(await whole(), 4))
@@ -277,3 +328,20 @@ test.serial('leftovers of a save that was cut off are not checkpoints and are cl
     t.false(existsSync(draft))
   })
 })
+
+test.serial(
+  'a save that was cut off while it replaced the checkpoint of its own step leaves that one usable',
+  async (t) => {
+    await withFolder(async (folder) => {
+      const path = await saveAfterFour(folder, run(0, 1))
+      renameSync(path, `${path}.replaced`)
+      await using engine = await initialize(run(0, 1))
+      await engine.load(folder)
+      t.is(engine.step, 4)
+      t.is(await engine.save(folder), path)
+      t.deepEqual(readdirSync(folder).toSorted(), ['global_step4', 'latest'])
+      await engine.load(folder)
+      t.deepEqual(await curveOf(engine, 10), part(await whole(), 4))
+    })
+  },
+)

@@ -1,10 +1,18 @@
 // The whole training step on the CPU kernels against the reference kernels: loss, norm and the parameters after the last step.
 import test from 'ava'
-import { machine } from '../../../native/index.js'
 import { initialize } from '../../../actors/engine/engine.js'
 import type { InitializeOptions } from '../../../actors/engine/prepare.js'
+import { machine } from '../../../native/index.js'
 import { modelFromFolder } from '../../../runtime/nn/models/huggingface.js'
-import { type Curve, curveOf, relativeDifference, sourceFor, tinyModel, trainConfig, withFolder } from '../../support/training.js'
+import {
+  type Curve,
+  curveOf,
+  relativeDifference,
+  sourceFor,
+  tinyModel,
+  trainConfig,
+  withFolder,
+} from '../../support/training.js'
 
 interface Result {
   readonly curve: Curve
@@ -60,10 +68,11 @@ for (const isa of levels) {
   })
 }
 
-if (levels.length === 0) test('no CPU kernels on this machine: the reference trains', async (t) => {
-  const { curve } = await reference()
-  t.true(curve.losses.at(-1)! < curve.losses[0]!)
-})
+if (levels.length === 0)
+  test('no CPU kernels on this machine: the reference trains', async (t) => {
+    const { curve } = await reference()
+    t.true(curve.losses.at(-1)! < curve.losses[0]!)
+  })
 
 test.serial('the reference keeps the bit rules, too', async (t) => {
   const { curve } = await reference()

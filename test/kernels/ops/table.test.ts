@@ -80,3 +80,22 @@ test('operands that do not fit are OpErrors that say what was expected', (t) => 
   fails('embedding_backward', [i32(3), f32(3, 2), f32(4, 2)], { rows: 5 }, /shape of base, expected \[5, 2\]/)
   fails('norm_chunks', [f32(1000)], { length: 1000, shards: 1 }, /slice, expected a multiple of 1024, got 1000/)
 })
+
+test('ops that address parts of a unit refuse ranges outside it', (t) => {
+  const unit = { shape: [1024], dtype: 'f32' as const }
+  const control = { shape: [4], dtype: 'f64' as const }
+  const adam = { decoupled: 1, epsilon: 1e-8, weight_decay: 0, length: 1024, shards: 1 }
+  for (const ranges of [[1000, 25], [-1, 2], [0]]) {
+    t.throws(() => opNamed('adam').infer([unit, unit, unit, unit, control], { ...adam, ranges }), {
+      message: /adam: ranges/,
+    })
+    t.throws(() => opNamed('bucket').infer([], { length: 1024, gaps: ranges }), { message: /bucket: gaps/ })
+    t.throws(() => opNamed('clip_control').infer([{ shape: [10], dtype: 'f64' }], { max_norm: 1, ranges }), {
+      message: /clip_control: ranges/,
+    })
+  }
+  t.throws(() => opNamed('initialize_constant').infer([unit], { start: 1000, count: 25, shards: 1, value: 0 }), {
+    message: /initialize_constant: elements/,
+  })
+  t.notThrows(() => opNamed('initialize_constant').infer([unit], { start: 1000, count: 25, shards: 2, value: 0 }))
+})

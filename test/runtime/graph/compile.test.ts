@@ -4,15 +4,26 @@ import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
 import { cpuFusions } from '../../../kernels/cpu/fusions.js'
 import { dtypeBytes } from '../../../kernels/ops/definition.js'
 import { opNamed } from '../../../kernels/ops/index.js'
-import { type Compilation, compile, type CompileOptions } from '../../../runtime/graph/compile.js'
+import { type Compilation, type CompileOptions, compile } from '../../../runtime/graph/compile.js'
 import { fragmentsOf } from '../../../runtime/graph/partition/layout.js'
-import { namedParameters } from '../../../runtime/nn/module.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
+import { namedParameters } from '../../../runtime/nn/module.js'
 
 const model = () =>
-  new GPT2({ vocab_size: 64, n_positions: 24, n_embd: 48, n_layer: 3, n_head: 3, resid_pdrop: 0.1, embd_pdrop: 0.1, attn_pdrop: 0.1 })
+  new GPT2({
+    vocab_size: 64,
+    n_positions: 24,
+    n_embd: 48,
+    n_layer: 3,
+    n_head: 3,
+    resid_pdrop: 0.1,
+    embd_pdrop: 0.1,
+    attn_pdrop: 0.1,
+  })
 
-function compiled(options: Partial<CompileOptions> & { accumulation?: number; checkpointActivations?: boolean } = {}): Compilation {
+function compiled(
+  options: Partial<CompileOptions> & { accumulation?: number; checkpointActivations?: boolean } = {},
+): Compilation {
   const gpt = options.model ?? model()
   return compile({
     model: gpt,
@@ -57,7 +68,8 @@ function lateReads(program: Program, fixedBytes: Record<string, number>): string
     const lines = (index: number): string[] => {
       const { arena, byteOffset } = program.tensors[index]!
       const keys: string[] = []
-      for (let line = byteOffset; line < byteOffset + bytesOf(program, index); line += 64) keys.push(`${arena} ${line >> 6}`)
+      for (let line = byteOffset; line < byteOffset + bytesOf(program, index); line += 64)
+        keys.push(`${arena} ${line >> 6}`)
       return keys
     }
     for (const [i, index] of instruction.inputs.entries()) {
@@ -90,7 +102,11 @@ function lateReads(program: Program, fixedBytes: Record<string, number>): string
       instruction.outputs.slice(i + 1).forEach((b) => {
         if (a === null || b === null) return
         const [x, y] = [program.tensors[a]!, program.tensors[b]!]
-        if (x.arena === y.arena && x.byteOffset < y.byteOffset + bytesOf(program, b) && y.byteOffset < x.byteOffset + bytesOf(program, a)) {
+        if (
+          x.arena === y.arena &&
+          x.byteOffset < y.byteOffset + bytesOf(program, b) &&
+          y.byteOffset < x.byteOffset + bytesOf(program, a)
+        ) {
           problems.push(`${at} ${instruction.op}: two outputs share memory`)
         }
       })
@@ -114,7 +130,10 @@ for (const ranks of [1, 2, 3]) {
             t.deepEqual(decodeProgram(bytes), JSON.parse(JSON.stringify(program)))
           }
           const steps = Object.keys(programs).filter((name) => ['only', 'first', 'middle', 'last'].includes(name))
-          t.deepEqual(steps, accumulation === 1 ? ['only'] : accumulation === 2 ? ['first', 'last'] : ['first', 'middle', 'last'])
+          t.deepEqual(
+            steps,
+            accumulation === 1 ? ['only'] : accumulation === 2 ? ['first', 'last'] : ['first', 'middle', 'last'],
+          )
         })
       }
     }

@@ -1,0 +1,85 @@
+// One life of a group: its memory, its batches, its actors. Raised for a run and again after each failure.
+import { createGroup, type DeviceGroup, machine } from '../../native/index.js'
+import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { planTotals } from '../../runtime/graph/compile.js'
+import { formatBytes } from '../../runtime/observe/index.js'
+import type { ActorSystem } from '../../transports/index.js'
+import { supervisor } from '../supervisor/actor.js'
+import type { SupervisorProtocol } from '../supervisor/protocol.js'
+import { EngineError } from './errors.js'
+import { explain } from './failure.js'
+import type { Prepared } from './prepare.js'
+
+/** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
+export const patient = { deadline: 2 ** 31 - 1 }
+/** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
+export const slotCount = 3
+
+/** The actors and memory of one life of the group. */
+export interface Troupe {
+  readonly group: DeviceGroup
+  readonly slots: readonly SharedArrayBuffer[]
+  readonly supervisor: ActorRef<SupervisorProtocol>
+}
+
+const shared = (bytes: Uint8Array): Uint8Array => {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
+  copy.set(bytes)
+  return copy
+}
+
+/** The plans of all ranks must fit into the machine, or into what its container may have. */
+export function expectRoom({ compilation, ranks }: Prepared): void {
+  const bytes = ranks * planTotals(compilation.plan).total
+  const room = Math.min(machine().memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY)
+  if (bytes <= room) return
+  const message = `initialize: memory of the plan, expected at most ${formatBytes(room)} on ${ranks} ranks, got ${formatBytes(bytes)}`
+  throw new EngineError('ENGINE_MEMORY', message, { bytes, room })
+}
+
+/** Reserves the group's memory and spawns its actors. */
+export async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
+  const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
+  const { train, micro, accumulation } = config.batch
+  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
+  try {
+    const slots = options.data
+      ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
+      : []
+    const programs = Object.fromEntries(
+      Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]),
+    )
+    const ref = await system.spawn(
+      supervisor,
+      {
+        ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
+        loader: options.data
+          ? {
+              source: options.data.handle,
+              evaluation: options.evalData ? options.evalData.handle : null,
+              seed,
+              shuffle,
+              slots,
+              rows: train,
+            }
+          : null,
+        serviceWorker: ranks,
+      },
+      { worker: 'main', maxRestarts: 0 },
+    )
+    return { group, slots, supervisor: ref }
+  } catch (error) {
+    await group.close()
+    throw new EngineError(
+      'ENGINE_RANK_FAILED',
+      `initialize: ranks, expected all to start, got ${explain(error)}`,
+      {},
+      { cause: error },
+    )
+  }
+}
+
+export async function lower({ group, supervisor: ref }: Troupe): Promise<void> {
+  await ref.stop()
+  await group.close()
+}
