@@ -36,7 +36,7 @@ addTrain(program)
 addGenerate(program)
 program
   .command('start')
-  .description('Train a small GPT on text for two minutes and let it write')
+  .description('Train a small GPT on text and let it write')
   .option('--data <path...>', "text files or folders (the project's own source and documents)")
   .action(async (flags: { readonly data?: readonly string[] }) => (await import('./start.js')).start(flags))
 program

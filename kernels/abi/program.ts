@@ -3,13 +3,14 @@
 // the C header `abi.h` is generated from it and from the op table (see generate.ts).
 import { createHash } from 'node:crypto'
 import type { Attributes, AttributeValue, DType } from '../ops/definition.js'
+import { dtypeNumbers } from '../ops/elementwise.js'
 import { opNamed, opOfCode, ops } from '../ops/index.js'
 
 export const abiVersion = 1
 export const programMagic = 0x47505444
 
 /** Element types by their number in programs. */
-export const dtypes: readonly DType[] = ['f32', 'f64', 'bf16', 'f16', 'i32', 'u8']
+export const dtypes: readonly DType[] = dtypeNumbers
 
 /**
  * The memory of one rank, by category; the position is the arena's number in programs.

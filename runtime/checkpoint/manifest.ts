@@ -3,7 +3,7 @@
 // ranks in any ZeRO stage can write its parts and read them back. `latest` beside the folders names the newest whole one.
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import * as z from 'zod'
 import { CheckpointError } from './error.js'
 
@@ -117,6 +117,3 @@ export function readManifest(path: string): Manifest {
   }
   return manifest
 }
-
-/** The folder that holds a checkpoint's siblings. */
-export const checkpointHome = (path: string): string => dirname(path)

@@ -1,7 +1,7 @@
 // The memory plan: an address for every value of every program, before anything runs. Values that live at different times share bytes;
 // outputs take over an input's memory where the op allows it and nobody reads that input again. Pure: graphs in, offsets out.
 import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
-import { byteLength, int } from '../../kernels/ops/definition.js'
+import { byteLength, dtypeBytes, int } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { GraphError, type Node, type Value } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
@@ -131,7 +131,7 @@ function planProgram(
       } else if (op.view) {
         const { block, offset } = place(node.inputs[0]!)
         const start = node.op === 'slice' ? int(node.attributes, 'start') : 0
-        places.set(value, { block, offset: offset + start * (byteLength(value.type) / elementsOf(value)) })
+        places.set(value, { block, offset: offset + start * dtypeBytes[value.type.dtype] })
       } else if (alias) {
         places.set(value, place(node.inputs[alias[0]]!))
       } else {
@@ -209,5 +209,3 @@ function planProgram(
   }
   return { addresses, workspaces, arenas }
 }
-
-const elementsOf = (value: Value): number => value.type.shape.reduce((product, dim) => product * dim, 1)
