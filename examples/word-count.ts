@@ -1,42 +1,61 @@
-// Actors alone, without a model: words of a text counted by actors on worker threads, each with its own part, and once more here.
-// In your own program import from 'deeptroupe/runtime'.
+// Counts the words of all text files below a folder on two worker threads: `node dist/examples/word-count.js [folder]`.
+// A router gives each file to the worker with the least to do; the counts of a file come back as the reply of an ask.
+import { readdir, readFile } from 'node:fs/promises'
+import { extname, join, resolve } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
-import { ActorSystem, defineActor } from '../transports/index.js'
+import { ActorSystem, defineActor, spawnRouter } from '../transports/index.js'
 
-const wordsOf = (text: string): string[] => text.toLowerCase().match(/[a-z]+/g) ?? []
+const textual = new Set(['.md', '.txt', '.ts', '.json', '.h', '.cpp'])
+const skipped = new Set(['node_modules', 'dist', 'build'])
 
-/** Counts words. It is exported: workers import this module and find it by its name. */
-export const wordCounter = defineActor(import.meta.url, 'wordCounter', {
-  init: () => ({ counts: new Map<string, number>() }),
+export const counter = defineActor(import.meta.url, 'counter', {
+  init: () => ({ files: 0 }),
   receive: {
-    read(state, message: { line: string }) {
-      for (const word of wordsOf(message.line)) state.counts.set(word, (state.counts.get(word) ?? 0) + 1)
+    async count(state, message: { path: string }): Promise<Map<string, number>> {
+      const counts = new Map<string, number>()
+      const text = await readFile(message.path, 'utf8')
+      for (const [word] of text.toLowerCase().matchAll(/\p{Letter}+/gu)) counts.set(word, (counts.get(word) ?? 0) + 1)
+      state.files++
+      return counts
     },
-    counts: (state) => [...state.counts],
+    files: (state) => state.files,
   },
 })
 
-async function main(): Promise<void> {
-  const workers = 3
-  const lines = Array.from(
-    { length: 20_000 },
-    (_, i) => `line ${i} of the play: the troupe ${i % 3 ? 'acts' : 'rests'}, the light ${i % 2 ? 'fades' : 'rises'}`,
-  )
-
-  const system = await ActorSystem.start({ workers })
-  const counters = await Promise.all(
-    Array.from({ length: workers }, (_, worker) => system.spawn(wordCounter, undefined, { worker })),
-  )
-  for (const [i, line] of lines.entries()) {
-    const counter = counters[i % workers]!
-    while (!counter.tell({ type: 'read', line })) await counter.ready()
+async function* filesBelow(folder: string): AsyncGenerator<string> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (entry.name.startsWith('.') || skipped.has(entry.name)) continue
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) yield* filesBelow(path)
+    else if (textual.has(extname(entry.name))) yield path
   }
-  const parts = await Promise.all(counters.map((counter) => counter.ask({ type: 'counts' })))
-  await system.stop()
-
-  const total = parts.flat().reduce((sum, [, count]) => sum + count, 0)
-  const alone = lines.reduce((sum, line) => sum + wordsOf(line).length, 0)
-  console.log(`${total} words counted by ${workers} actors, ${alone} counted here`)
 }
 
-if (isMainThread) await main()
+async function main(folder: string): Promise<void> {
+  await using system = await ActorSystem.start({ workers: 2 })
+  const counters = await spawnRouter(system, counter, undefined, {
+    size: 4,
+    name: 'counter',
+    routing: { strategy: 'least-loaded' },
+  })
+  const total = new Map<string, number>()
+  const asks: Promise<void>[] = []
+  for await (const path of filesBelow(folder)) {
+    asks.push(
+      counters.ask({ type: 'count', path }).then((counts) => {
+        for (const [word, count] of counts) total.set(word, (total.get(word) ?? 0) + count)
+      }),
+    )
+  }
+  await Promise.all(asks)
+
+  const words = [...total.values()].reduce((sum, count) => sum + count, 0)
+  console.log(`${asks.length} files, ${words} words, ${total.size} different`)
+  const first = [...total].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1)).slice(0, 10)
+  for (const [word, count] of first) console.log(`${String(count).padStart(8)}  ${word}`)
+  for (const { path, worker, activity } of (await system.inspect()).actors) {
+    console.log(`${path} on worker ${worker} read ${activity?.handlers.count} files`)
+  }
+}
+
+if (isMainThread) await main(resolve(process.argv[2] ?? '.'))

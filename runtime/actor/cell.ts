@@ -1,30 +1,53 @@
 // One life of an actor on its host: mailbox, state and the one handler that runs. Handlers run one at a time; notices of ended lives
 // come before user messages; an order to stop acts at once on the mailbox and the signal, even while a handler awaits.
 import { Context, type ContextCell, type ContextHost } from './context.js'
-import type { CreditTable } from './credits.js'
+import { type CreditTable, lifeOf } from './credits.js'
 import type { ActorContext, ErasedBehaviour, Place, Terminated } from './definition.js'
-import type { Address, Letter, LifeSpec } from './envelope.js'
+import type { Address, Clock, Letter, LifeSpec } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
+import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
+import { createLogger, type Logger } from './log.js'
 import { Queue } from './queue.js'
+import { noCredit, Stash } from './stash.js'
+import { HandlerTimes } from './stats.js'
+import type { StreamOwner, Streams } from './streams.js'
+import { Timers } from './timers.js'
+import type { Tracing } from './tracing.js'
 
 /** What a cell needs of its host. */
 export interface CellHost extends ContextHost {
   readonly credits: CreditTable
+  readonly clock: Clock
+  readonly streams: Streams
+  readonly tracing: Tracing | null
+  /** The time to within one turn of the event loop. */
+  readonly now: number
   load(definition: LifeSpec['definition']): Promise<ErasedBehaviour>
+  /** Called between two handlers; false: the turn is to end. */
+  proceed(): boolean
   /** Gives the cell a turn soon. */
   schedule(cell: Cell): void
-  reply(ask: NonNullable<Letter['ask']>, value: unknown): void
+  /** Replies with a value, or with a stream of the cell. */
+  answer(cell: Cell, frame: Frame, ask: NonNullable<Letter['ask']>, value: unknown): void
+  reply(ask: { readonly id: number; readonly host: number }, value: unknown): void
   refuse(ask: NonNullable<Letter['ask']>, error: Error): void
   /** A letter that this life will not handle. */
   undeliverable(letter: Letter, cause: Cause | undefined): void
   over(cell: Cell): void
 }
 
+/** Letters handled before other actors get their turn. */
+const mostTells = 64
+/** Credits kept back at most while letters are handled. */
+const mostOwed = 64
+/** Numbers above are no lives: such letters hold no credit. */
+const maxLife = lifeOf(-1)
+
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
-export class Cell implements ContextCell {
+export class Cell implements ContextCell, StreamOwner {
   readonly address: Address
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
@@ -37,6 +60,8 @@ export class Cell implements ContextCell {
   private status: Status = 'starting'
   /** `init`, a handler or the `stop` hook is pending. */
   private busy = true
+  /** Credits to give back. */
+  private owed = 0
   private current: Letter | null = null
   private cancelled = false
   private cause: Cause | undefined
@@ -45,6 +70,12 @@ export class Cell implements ContextCell {
   private initialised = false
   private abort: AbortController | null = null
   private askAbort: AbortController | null = null
+  private clockwork: Timers | null = null
+  private aside: Stash | null = null
+  private times: HandlerTimes | null = null
+  private logger: Logger | null = null
+  /** When the running handler began, where it is timed. */
+  private began: number | null = null
 
   constructor(
     private readonly host: CellHost,
@@ -80,6 +111,20 @@ export class Cell implements ContextCell {
     return this.current?.from ?? null
   }
 
+  get timers(): Timers {
+    this.clockwork ??= new Timers(this.host.clock, () => this.host.schedule(this))
+    return this.clockwork
+  }
+
+  get log(): Logger {
+    const { system } = this.host
+    const { path: actor } = this.address
+    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.spec.logLevel, (level, line) =>
+      this.host.report({ kind: 'event', event: { type: 'log', actor, level, line } }),
+    )
+    return this.logger
+  }
+
   get signal(): AbortSignal {
     this.abort ??= new AbortController()
     if (this.cause) this.abort.abort(deadActor('signal', this.address.path, this.cause))
@@ -97,12 +142,50 @@ export class Cell implements ContextCell {
     if (this.over) throw deadActor(operation, this.address.path, this.cause)
   }
 
+  /** Puts the current message aside; it is not answered now. Throws `BAD_OPTION`, `MAILBOX_FULL`. */
+  stash(): void {
+    if (!this.current) {
+      throw new ActorError('BAD_OPTION', `stash: ${this.address.path}, expected a message being handled, got none`)
+    }
+    this.aside ??= new Stash(this.address.path, this.spec.capacity)
+    this.aside.hold(this.current)
+    this.current = null
+  }
+
+  /** Puts what was stashed before all that waits. */
+  unstash(): void {
+    this.aside?.unstash()
+    this.host.schedule(this)
+  }
+
+  /** Keeps what the definition's `survive` says of the state for the next life. */
+  survive(): void {
+    const survive = this.behaviour?.survive
+    if (!survive) {
+      const message = `survive: ${this.address.path}, expected a definition with survive, got none`
+      throw new ActorError('BAD_OPTION', message)
+    }
+    const value = survive(this.state)
+    this.host.report({ kind: 'survive', id: this.address.id, incarnation: this.incarnation, value })
+  }
+
+  view(now: number): Omit<ActivityView, 'waitsFor'> {
+    const oldest = this.letters.first
+    return {
+      oldestMs: oldest ? Math.max(now - oldest.at, 0) : 0,
+      stashed: this.aside?.size ?? 0,
+      handlers: (this.times ?? new HandlerTimes()).view(),
+    }
+  }
+
   /** Loads the definition and makes the state; reports `started` or `failed`. */
   async start(): Promise<void> {
     try {
       const behaviour = await this.host.load(this.spec.definition)
       this.behaviour = behaviour
-      this.state = await frames.run(this.frame, async () => behaviour.init(this.context, this.spec.args))
+      this.state = await frames.run(this.frame, async () =>
+        behaviour.init(this.context, this.spec.args, this.spec.survived),
+      )
       this.initialised = true
     } catch (error) {
       this.busy = false
@@ -118,10 +201,12 @@ export class Cell implements ContextCell {
   }
 
   deliver(letter: Letter): void {
-    if (letter.life !== this.life || (this.status !== 'starting' && this.status !== 'running')) {
+    if (lifeOf(letter.life) !== this.life || (this.status !== 'starting' && this.status !== 'running')) {
       this.host.undeliverable(letter, this.cause)
       return
     }
+    letter.at = this.host.now
+    if (this.letters.size >= this.spec.capacity) this.dropOldest()
     this.letters.push(letter)
     this.host.schedule(this)
   }
@@ -129,6 +214,19 @@ export class Cell implements ContextCell {
   notify(notice: Terminated): void {
     this.notices.push(notice)
     this.host.schedule(this)
+  }
+
+  /** Makes room for a letter that came without a credit. */
+  private dropOldest(): void {
+    const letter = this.letters.shift()!
+    const { path } = this.address
+    const { capacity } = this.spec
+    const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
+    const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
+    if (letter.ask) {
+      this.giveBack(letter)
+      this.host.refuse(letter.ask, error)
+    } else this.host.undeliverable(letter, { kind: 'exception', message, error })
   }
 
   /** Answers when the mailbox has room, or is closed. */
@@ -147,6 +245,7 @@ export class Cell implements ContextCell {
     } else {
       const letter = this.letters.remove(matches)
       if (letter) this.giveBack(letter)
+      else this.aside?.remove(matches)
     }
   }
 
@@ -158,12 +257,35 @@ export class Cell implements ContextCell {
     if (notice) {
       this.perform(null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
     } else {
-      const letter = this.letters.shift()
+      const letter = this.tick() ?? this.aside?.take() ?? this.letters.shift()
       if (!letter) return false
-      this.giveBack(letter)
-      this.handle(behaviour, letter)
+      if (letter.life !== noCredit) this.giveBack(letter)
+      if (letter.ask) this.handle(behaviour, letter)
+      else {
+        frames.run(this.frame, runTells, this, letter)
+        this.settleCredit()
+      }
     }
-    return !this.busy && this.status === 'running' && this.notices.size + this.letters.size > 0
+    return !this.busy && this.status === 'running' && this.waiting > 0
+  }
+
+  /** Handles a letter and those behind it, for a while, as long as nobody asks. */
+  tells(first: Letter): void {
+    const { receive } = this.behaviour!
+    let letter = first
+    for (let n = 1; ; n++) {
+      const type = letter.message.type as string
+      if (typeof type === 'string' && Object.hasOwn(receive, type)) this.performNow(letter, receive, type)
+      else this.handle(this.behaviour!, letter)
+      if (n >= mostTells || this.busy || this.status !== 'running' || !this.host.proceed()) return
+      if (this.status !== 'running' || this.waiting > this.letters.size) return
+      const next = this.letters.first
+      if (!next || next.ask) return
+      this.letters.shift()
+      this.owed += next.life <= maxLife ? 1 : 0
+      if (this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
+      letter = next
+    }
   }
 
   /** Ends this life: the mailbox closes and the signal fires now, the hook runs when the running handler is done or, forced, never. */
@@ -177,6 +299,22 @@ export class Cell implements ContextCell {
     if (force) this.end(null)
   }
 
+  /** The life is over without more ado, for its host is. */
+  drop(): void {
+    this.clockwork?.clear()
+  }
+
+  private get waiting(): number {
+    return this.notices.size + this.letters.size + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
+  }
+
+  /** The message of a timer that is due. */
+  private tick(): Letter | undefined {
+    const message = this.clockwork?.take()
+    const { address } = this
+    return message && { kind: 'letter', to: address, life: noCredit, from: address, message, ask: null, at: 0 }
+  }
+
   private handle(behaviour: ErasedBehaviour, letter: Letter): void {
     const { type } = letter.message
     if (typeof type !== 'string' || !Object.hasOwn(behaviour.receive, type)) {
@@ -187,15 +325,28 @@ export class Cell implements ContextCell {
       else this.host.undeliverable(letter, { kind: 'exception', message, error })
       return
     }
-    const frame = letter.ask ? { ...this.frame, chain: [...letter.ask.chain, this.address] } : this.frame
-    this.perform(letter, frame, () => behaviour.receive[type]!(this.state, letter.message, this.context))
+    const frame = letter.ask ? { host: this.host, actor: this, chain: [...letter.ask.chain, this.address] } : this.frame
+    const run = (): unknown => behaviour.receive[type]!(this.state, letter.message, this.context)
+    const trace = letter.ask?.trace
+    const { tracing } = this.host
+    this.perform(letter, frame, trace && tracing ? () => tracing.handle(this.address, type, trace, run) : run)
+  }
+
+  /** Handles a tell within the actor's frame. */
+  private performNow(letter: Letter, receive: ErasedBehaviour['receive'], type: string): void {
+    this.begin(letter)
+    let result: unknown
+    try {
+      result = receive[type]!(this.state, letter.message, this.context)
+    } catch (error) {
+      this.threw(letter, error)
+      return
+    }
+    this.settle(letter, this.frame, result)
   }
 
   private perform(letter: Letter | null, frame: Frame, run: () => unknown): void {
-    this.current = letter
-    this.cancelled = false
-    this.askAbort = null
-    this.busy = true
+    this.begin(letter)
     let result: unknown
     try {
       result = frames.run(frame, run)
@@ -203,25 +354,40 @@ export class Cell implements ContextCell {
       this.threw(letter, error)
       return
     }
-    if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
-      ;(result as PromiseLike<unknown>).then(
-        (value) => this.handled(letter, value),
-        (error) => this.threw(letter, error),
-      )
-    } else this.handled(letter, result)
+    this.settle(letter, frame, result)
   }
 
-  private handled(letter: Letter | null, value: unknown): void {
+  private begin(letter: Letter | null): void {
+    this.current = letter
+    this.cancelled = false
+    this.askAbort = null
+    this.busy = true
+    this.times ??= new HandlerTimes()
+    this.began = this.times.begin() ? this.host.clock.now() : null
+  }
+
+  /** A handler has returned: its reply, or a promise of it. */
+  private settle(letter: Letter | null, frame: Frame, result: unknown): void {
+    if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
+      ;(result as PromiseLike<unknown>).then(
+        (value) => this.handled(letter, frame, value),
+        (error) => this.threw(letter, error),
+      )
+    } else this.handled(letter, frame, result)
+  }
+
+  private handled(letter: Letter | null, frame: Frame, value: unknown): void {
     if (this.over) return
-    this.busy = false
+    this.ran()
+    // A letter that was stashed is answered when it is handled again.
+    if (letter?.ask && this.current) this.host.answer(this, frame, letter.ask, value)
     this.current = null
-    if (letter?.ask) this.host.reply(letter.ask, value)
     this.settled()
   }
 
   private threw(letter: Letter | null, thrown: unknown): void {
     if (this.over) return
-    this.busy = false
+    this.ran()
     this.current = null
     // The mailbox closes and the guardian knows before the asker does, so that `ready()` then waits for the next life.
     this.fail(thrown)
@@ -233,7 +399,14 @@ export class Cell implements ContextCell {
     this.host.refuse(letter.ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
   }
 
-  private fail(thrown: unknown): void {
+  /** No handler runs any more. */
+  private ran(): void {
+    this.busy = false
+    if (this.began !== null) this.times?.note(this.host.clock.now() - this.began)
+  }
+
+  /** This life has failed. */
+  fail(thrown: unknown): void {
     if (this.status === 'ending') void this.finish()
     if (this.status !== 'starting' && this.status !== 'running') return
     const cause = exceptionCause(thrown)
@@ -252,6 +425,9 @@ export class Cell implements ContextCell {
     if (this.cause) return
     this.cause = cause
     this.host.credits.close(this.address.slot, this.spec.capacity)
+    this.clockwork?.clear()
+    this.host.streams.lifeOver(this.address, cause)
+    for (const letter of this.aside?.drain() ?? []) this.host.undeliverable(letter, cause)
     for (let letter = this.letters.shift(); letter; letter = this.letters.shift())
       this.host.undeliverable(letter, cause)
     this.wakeCreditWaiters()
@@ -281,6 +457,15 @@ export class Cell implements ContextCell {
     this.host.report({ kind: 'ended', id: this.address.id, incarnation: this.incarnation, stopError })
   }
 
+  /** Gives back the credits of letters handled in one go. */
+  private settleCredit(): void {
+    if (this.owed === 0) return
+    const { owed } = this
+    this.owed = 0
+    this.host.credits.give(this.address.slot, this.life, owed)
+    this.wakeCreditWaiters()
+  }
+
   private giveBack(letter: Letter): void {
     this.host.credits.give(this.address.slot, letter.life)
     this.wakeCreditWaiters()
@@ -290,8 +475,10 @@ export class Cell implements ContextCell {
     if (this.creditWaiters.length === 0) return
     const waiters = this.creditWaiters
     this.creditWaiters = []
-    for (const { id, host } of waiters) this.host.reply({ id, host, chain: [] }, undefined)
+    for (const { id, host } of waiters) this.host.reply({ id, host }, undefined)
   }
 }
+
+const runTells = (cell: Cell, first: Letter): void => cell.tells(first)
 
 const givenUp = (path: string): ActorError => new ActorError('ABORTED', `ask: the asker of ${path} gave up`)

@@ -1,12 +1,16 @@
 // What a handler gets beside its state and message: a view of its cell, one object per life.
-import type { ActorContext, ActorDefinition, Place, SpawnOptions, SpawnRest } from './definition.js'
-import type { Address, Report } from './envelope.js'
+import type { ActorContext, ActorDefinition, Place, Schedule, SpawnOptions, SpawnRest } from './definition.js'
+import type { Address, Report, UserMessage } from './envelope.js'
 import { ActorError } from './errors.js'
+import type { Logger } from './log.js'
 import type { ActorRef, ProtocolShape } from './protocol.js'
-import { addressOf, Ref, type RefHost } from './ref.js'
+import { Receptionist, type ReceptionistHost } from './receptionist.js'
+import { addressOf, Ref } from './ref.js'
+import { routeesOf } from './router.js'
+import type { Timers } from './timers.js'
 
 /** What the context needs of the host. */
-export interface ContextHost extends RefHost {
+export interface ContextHost extends ReceptionistHost {
   report(report: Report): void
   spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref>
   publish(path: string, event: unknown): void
@@ -22,6 +26,11 @@ export interface ContextCell {
   readonly sender: Address | null
   readonly signal: AbortSignal
   readonly askSignal: AbortSignal
+  readonly timers: Timers
+  readonly log: Logger
+  stash(): void
+  unstash(): void
+  survive(): void
   /** Throws `DEAD_ACTOR` where this life is over. */
   expectAlive(operation: string): void
 }
@@ -67,6 +76,42 @@ export class Context implements ActorContext {
     return this.#cell.askSignal
   }
 
+  get receptionist(): Receptionist {
+    return new Receptionist(this.#host)
+  }
+
+  get log(): Logger {
+    return this.#cell.log
+  }
+
+  get schedule(): Schedule {
+    const start = (kind: 'once' | 'every', ms: number, message: UserMessage): (() => void) => {
+      this.#cell.expectAlive('schedule')
+      if (!(ms >= 0 && (kind === 'once' || ms > 0))) {
+        const expected = kind === 'once' ? 'milliseconds' : 'milliseconds above 0'
+        throw new ActorError('BAD_OPTION', `schedule: ${kind} of ${this.path}, expected ${expected}, got ${ms}`)
+      }
+      return this.#cell.timers[kind](ms, message)
+    }
+    return {
+      once: (ms, message) => start('once', ms, message as UserMessage),
+      every: (ms, message) => start('every', ms, message as UserMessage),
+    }
+  }
+
+  stash(): void {
+    this.#cell.stash()
+  }
+
+  unstash(): void {
+    this.#cell.unstash()
+  }
+
+  survive(): void {
+    this.#cell.expectAlive('survive')
+    this.#cell.survive()
+  }
+
   async spawn<Q extends ProtocolShape<Q>, A>(
     definition: ActorDefinition<Q, A>,
     ...[args, options]: SpawnRest<A, SpawnOptions>
@@ -94,6 +139,8 @@ export class Context implements ActorContext {
 
   #watch(ref: ActorRef, on: boolean): void {
     this.#cell.expectAlive('watch')
-    this.#host.report({ kind: 'watch', watcher: this.#cell.address.id, target: addressOf(ref), on })
+    for (const target of routeesOf(addressOf(ref))) {
+      this.#host.report({ kind: 'watch', watcher: this.#cell.address.id, target, on })
+    }
   }
 }

@@ -2,15 +2,21 @@
 // thread finds it again, since functions cannot travel. Types of messages and replies are read off the handlers.
 import { createHash } from 'node:crypto'
 import { ActorError, type Cause } from './errors.js'
-import type { ActorRef, Protocol, ProtocolShape } from './protocol.js'
+import { type Layout, type LayoutOf, layoutText } from './layout.js'
+import type { Logger, LogLevel } from './log.js'
+import type { ActorRef, MessageOf, Protocol, ProtocolShape } from './protocol.js'
+import type { Receptionist } from './receptionist.js'
 
 /** A worker thread by index, or the thread on which the system was started. */
 export type Place = number | 'main'
 
-/** Who falls with an actor that fails: nobody, the siblings with its `group` name, or all siblings. */
-export type Strategy = 'one-for-one' | 'one-for-group' | 'one-for-all'
+/**
+ * Who falls with an actor that fails: nobody, the siblings spawned after it (`rest-for-one`), the siblings with its `group` name, or
+ * all siblings.
+ */
+export type Strategy = 'one-for-one' | 'rest-for-one' | 'one-for-group' | 'one-for-all'
 
-/** Delay before the n-th restart within the window: min(initial * factor^(n-1), max) milliseconds. */
+/** Delay before the n-th restart within the window: min(initial * factor^(n-1), max) milliseconds, shortened by the jitter. */
 export interface Backoff {
   /** Milliseconds; default 10. */
   readonly initial?: number
@@ -18,7 +24,15 @@ export interface Backoff {
   readonly factor?: number
   /** Milliseconds; default 5,000. */
   readonly max?: number
+  /** The part of the delay, 0 to 1, that chance may take away, drawn from the system's seed; default 0. */
+  readonly jitter?: number
 }
+
+/**
+ * What becomes of a message that finds a mailbox full. `refuse`: `tell` returns false. `drop-oldest`: it is let in, and the message that
+ * waited longest becomes a dead letter; an ask among them rejects. `fail`: `tell` throws `MAILBOX_FULL`, and so does an ask at once.
+ */
+export type Overflow = 'refuse' | 'drop-oldest' | 'fail'
 
 export interface SpawnOptions {
   /** Unique among its siblings; default: the definition's name with a number. No `/`. */
@@ -26,8 +40,10 @@ export interface SpawnOptions {
   /** Where it lives, for all its lives; default: the worker with the fewest actors. */
   readonly worker?: Place
   readonly mailbox?: {
-    /** Messages that may wait, 1 to 1,048,575; default 1,000. Beyond it `tell` returns false. */
+    /** Messages that may wait, 1 to 1,048,575; default 1,000. */
     readonly capacity?: number
+    /** What happens beyond it; default `refuse`. */
+    readonly overflow?: Overflow
   }
   /** Default `one-for-one`. */
   readonly strategy?: Strategy
@@ -40,6 +56,8 @@ export interface SpawnOptions {
   readonly backoff?: Backoff
   /** Milliseconds that a stop waits for a running handler and the `stop` hook before it kills; default 5,000. */
   readonly graceMs?: number
+  /** Least level of `context.log`'s records; default: the system's. */
+  readonly logLevel?: LogLevel
 }
 
 /** Arguments of a spawn after the definition; `args` may be left out where `init` takes none. */
@@ -51,6 +69,20 @@ export interface Terminated {
   readonly cause: Cause
   /** True: its supervisor restarts it, and it stays watched. */
   readonly restarting: boolean
+}
+
+/** A message that an actor sends to itself; its handlers' own types are not known where they are being defined. */
+export type OwnMessage<P> = string extends keyof P ? { readonly type: PropertyKey } : MessageOf<P>
+
+/**
+ * Timers of one life, on the system's clock. What falls due is handled before waiting messages and needs no room in the mailbox; a
+ * timer whose last message still waits skips. Each returns its cancellation; the end of the life cancels all.
+ */
+export interface Schedule<P = Protocol> {
+  /** The actor gets `message` after `ms`. Throws `BAD_OPTION`. */
+  once<M extends OwnMessage<P>>(ms: number, message: M): () => void
+  /** The actor gets `message` at each multiple of `ms` from now. Throws `BAD_OPTION`. */
+  every<M extends OwnMessage<P>>(ms: number, message: M): () => void
 }
 
 /** What a handler may do besides changing its state. */
@@ -68,6 +100,22 @@ export interface ActorContext<P extends ProtocolShape<P> = Protocol> {
   readonly signal: AbortSignal
   /** Aborts when the asker of the current message gives up (deadline or signal), and with `signal`. */
   readonly askSignal: AbortSignal
+  readonly schedule: Schedule<P>
+  readonly receptionist: Receptionist
+  /** A pino logger whose records carry system, worker and path. */
+  readonly log: Logger
+  /**
+   * Puts the current message aside, to be handled again after `unstash`; an ask stays unanswered until then.
+   * Holds as many as the mailbox; throws `MAILBOX_FULL` beyond, and `BAD_OPTION` outside a message.
+   */
+  stash(): void
+  /** Puts what was stashed before all that waits, in its order. */
+  unstash(): void
+  /**
+   * Has what the definition's `survive` says of the state outlive this life: the next life's `init` gets the latest as its third
+   * argument. Throws `BAD_OPTION` where the definition has none, `NOT_SERIALISABLE`.
+   */
+  survive(): void
   /** Starts a child; resolves when its `init` is done. Rejects with `SPAWN_FAILED`, `NOT_IMPORTABLE`, `BAD_OPTION`. */
   spawn<Q extends ProtocolShape<Q>, A>(
     definition: ActorDefinition<Q, A>,
@@ -93,9 +141,12 @@ export type Handlers<P extends ProtocolShape<P>, S> = {
 }
 
 /** A behaviour checked against a protocol that is declared on its own: pass it to {@link defineActor}. */
-export interface Behaviour<P extends ProtocolShape<P>, S, A = undefined> {
-  init(context: ActorContext<P>, args: A): S | Promise<S>
+export interface Behaviour<P extends ProtocolShape<P>, S, A = undefined, K = unknown> {
+  init(context: ActorContext<P>, args: A, survived?: K): S | Promise<S>
   receive: Handlers<P, S>
+  /** Types whose messages travel as plain numbers: `{ add: { amount: 'f64', id: 'i32' } }`, with every field of the message. */
+  layout?: { readonly [K in keyof P]?: LayoutOf<Parameters<P[K]>[0]> }
+  survive?(state: S): K
   onTerminated?(state: S, event: Terminated, context: ActorContext<P>): unknown
   stop?(state: S, context: ActorContext<P>, cause: Cause): unknown
 }
@@ -113,8 +164,10 @@ export type ProtocolOfHandlers<R> = {
 
 /** A behaviour as the runtime holds it, its types forgotten. */
 export interface ErasedBehaviour {
-  init(context: ActorContext, args: unknown): unknown
+  init(context: ActorContext, args: unknown, survived: unknown): unknown
   receive: Readonly<Record<string, (state: unknown, message: unknown, context: ActorContext) => unknown>>
+  layout?: Layout
+  survive?(state: unknown): unknown
   onTerminated?(state: unknown, event: Terminated, context: ActorContext): unknown
   stop?(state: unknown, context: ActorContext, cause: Cause): unknown
 }
@@ -124,6 +177,8 @@ export interface DefinitionKey {
   readonly url: string
   readonly name: string
   readonly fingerprint: string
+  /** Text of its messages' fixed layout. */
+  readonly layout?: string
 }
 
 declare const protocolType: unique symbol
@@ -139,11 +194,14 @@ export class ActorDefinition<P extends ProtocolShape<P> = Protocol, A = never> {
     name: string,
     readonly behaviour: ErasedBehaviour,
   ) {
-    const { init, receive, onTerminated, stop } = behaviour
+    const { init, receive, survive, onTerminated, stop } = behaviour
     const hash = createHash('sha256')
-    for (const part of [init, onTerminated, stop, ...Object.values(receive)]) hash.update(String(part))
+    for (const part of [init, survive, onTerminated, stop, ...Object.values(receive)]) hash.update(String(part))
     for (const type of Object.keys(receive)) hash.update(`\n${type}`)
-    this.key = { url, name, fingerprint: hash.digest('base64url').slice(0, 16) }
+    const text = behaviour.layout && layoutText(name, behaviour.layout)
+    hash.update(`\n${text}`)
+    const fingerprint = hash.digest('base64url').slice(0, 16)
+    this.key = { url, name, fingerprint, ...(text !== undefined && { layout: text }) }
   }
 }
 
@@ -159,6 +217,8 @@ export type RefOf<D> = D extends ActorDefinition<infer P, never> ? ActorRef<P> :
  * `init` makes the state of one life from the spawn's arguments; each handler of `receive` takes the state, its message and the context,
  * and what it returns (or its promise resolves to) is the reply of an ask. Messages are handled one at a time, asynchronous handlers
  * included. A handler that throws ends this life of the actor; the asker gets the error and the supervisor decides what follows.
+ * `survive` says what of the state may outlive this life, when the actor calls `context.survive()`; the next `init` gets it as its
+ * third argument. Like a message, leave it alone once it is given away.
  * `stop` runs once at the end of each life, unless it was killed or its worker ended.
  *
  * @param url `import.meta.url` of the module that exports the definition
@@ -171,6 +231,9 @@ export function defineActor<S, A extends unknown[], R extends Record<string, Any
     // As a rest parameter, for only then does TypeScript infer S before it types the handlers.
     init(context: ActorContext, ...args: A): S | Promise<S>
     receive: R
+    /** Not compared with the handlers by the compiler, as in a {@link Behaviour} it is; a message that does not fit is an error. */
+    layout?: Layout
+    survive?(state: S): NoInfer<A extends [unknown?, (infer K)?] ? K : never>
     onTerminated?(state: S, event: Terminated, context: ActorContext): unknown
     stop?(state: S, context: ActorContext, cause: Cause): unknown
   },

@@ -1,7 +1,12 @@
 // What hosts say to each other: messages of users with their replies, and the control traffic between every host and the guardian.
 // An envelope is plain data but for the user's values, so any transport that can carry those can carry it.
-import type { DefinitionKey, Place, SpawnOptions } from './definition.js'
+import type { DefinitionKey, Overflow, Place, SpawnOptions } from './definition.js'
 import type { Cause } from './errors.js'
+import type { HostView } from './events.js'
+import type { LogLevel } from './log.js'
+import type { DirectoryRequest } from './receptionist.js'
+import type { StreamSignal } from './streams.js'
+import type { TraceCarrier } from './tracing.js'
 
 /** Where an actor lives; what a ref is made of. */
 export interface Address {
@@ -11,6 +16,10 @@ export interface Address {
   readonly host: number
   /** Its words in the credit table. */
   readonly slot: number
+  /** Text of its messages' fixed layout, if it declares one. */
+  readonly layout?: string
+  /** What becomes of messages past its mailbox's capacity; absent: they are refused. */
+  readonly overflow?: Exclude<Overflow, 'refuse'>
 }
 
 /** A message as users write it. */
@@ -25,7 +34,15 @@ export interface Letter {
   readonly from: Address | null
   readonly message: UserMessage
   /** Set where a reply is awaited. */
-  readonly ask: { readonly id: number; readonly host: number; readonly chain: readonly Address[] } | null
+  readonly ask: {
+    readonly id: number
+    readonly host: number
+    readonly chain: readonly Address[]
+    /** The asker's span, where it is traced. */
+    readonly trace?: TraceCarrier
+  } | null
+  /** When it reached the mailbox, by the receiving host's clock. */
+  at: number
 }
 
 /** What the guardian tells a host to run. */
@@ -37,6 +54,9 @@ export interface LifeSpec {
   readonly capacity: number
   readonly worker: Place
   readonly incarnation: number
+  /** What the latest life kept for the next; undefined: nothing. */
+  readonly survived: unknown
+  readonly logLevel: LogLevel
 }
 
 /** What hosts ask of the guardian; each gets one reply. */
@@ -54,6 +74,7 @@ export type GuardianRequest =
   | { readonly op: 'await-up'; readonly id: number; readonly path: string }
   /** Replies with the cause when it is gone. */
   | { readonly op: 'await-gone'; readonly id: number }
+  | DirectoryRequest
 
 /** To the guardian. */
 export type Report =
@@ -63,6 +84,9 @@ export type Report =
   | { readonly kind: 'failed'; readonly id: number; readonly incarnation: number; readonly cause: Cause }
   | { readonly kind: 'ended'; readonly id: number; readonly incarnation: number; readonly stopError: Error | null }
   | { readonly kind: 'event'; readonly event: unknown }
+  /** What a life keeps for the next one. */
+  | { readonly kind: 'survive'; readonly id: number; readonly incarnation: number; readonly value: unknown }
+  | { readonly kind: 'inspected'; readonly id: number; readonly host: number; readonly view: HostView }
 
 /** From the guardian. */
 export type Order =
@@ -79,6 +103,8 @@ export type Order =
   | { readonly kind: 'host-down'; readonly host: number; readonly cause: Cause }
   /** An actor whose worker ended is gone for good, and the new host shall say why. */
   | { readonly kind: 'bury'; readonly id: number; readonly cause: Cause }
+  /** Report what the host knows of its actors. */
+  | { readonly kind: 'inspect'; readonly id: number }
 
 /** Between hosts. */
 export type Signal =
@@ -88,6 +114,7 @@ export type Signal =
   | { readonly kind: 'cancel'; readonly to: number; readonly ask: number; readonly host: number }
   /** Reply when the mailbox has room. */
   | { readonly kind: 'await-credit'; readonly to: Address; readonly id: number; readonly host: number }
+  | StreamSignal
 
 export type Envelope = Letter | Report | Order | Signal
 
@@ -95,6 +122,12 @@ export type Envelope = Letter | Report | Order | Signal
 export interface Transport {
   /** Throws `NOT_SERIALISABLE`; false: there is no way to that host now. */
   send(to: number, envelope: Envelope): boolean
+  /** Whether the way to a host has room for a letter; true where there is no way. What must not wait goes without asking. */
+  roomy(to: number): boolean
+  /** Resolves when it has room, or there is no way. */
+  awaitRoom(to: number): Promise<void>
+  /** Takes in control traffic that has arrived; called between two handlers. */
+  attend(): void
 }
 
 /** Gives the guardian threads to put actors on. Hosts are numbered from 1. */

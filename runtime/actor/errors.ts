@@ -14,7 +14,9 @@ export type ActorErrorCode =
   | 'NOT_IMPORTABLE'
   | 'NOT_SERIALISABLE'
   | 'SPAWN_FAILED'
+  | 'STREAM_OVERFLOW'
   | 'SYSTEM_STOPPED'
+  | 'TOO_LARGE'
   | 'UNKNOWN_MESSAGE'
   | 'WORKER_EXIT'
 

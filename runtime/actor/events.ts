@@ -1,6 +1,8 @@
 // What a system tells its owner, as values of one stream: lifecycle of actors, dead letters, ended workers and what actors publish.
 import type { Place } from './definition.js'
 import type { Cause } from './errors.js'
+import type { LogLevel } from './log.js'
+import type { HandlerView } from './stats.js'
 
 /** A value of `system.events$`. `actor` and `parent` are paths. */
 export type SystemEvent =
@@ -30,6 +32,31 @@ export type SystemEvent =
       readonly cause: Cause | null
     }
   | { readonly type: 'worker-exit'; readonly worker: number; readonly cause: Cause }
+  /** A record of an actor's `context.log`: one line of JSON, with its end. */
+  | { readonly type: 'log'; readonly actor: string; readonly level: LogLevel; readonly line: string }
+
+/** An ask that waits for its reply. */
+export interface AskView {
+  /** Path of the actor that is asked. */
+  readonly actor: string
+  readonly type: string
+  readonly forMs: number
+}
+
+/** What the present life of an actor does. */
+export interface ActivityView {
+  /** Age of the message that waits longest in the mailbox, 0: none waits. */
+  readonly oldestMs: number
+  /** Messages put aside. */
+  readonly stashed: number
+  /** Asks of this actor in flight. */
+  readonly waitsFor: readonly AskView[]
+  /** How long its handlers took. */
+  readonly handlers: HandlerView
+}
+
+/** The activity of a host's actors by id. */
+export type HostView = readonly (readonly [number, ActivityView])[]
 
 /** One actor as `system.inspect()` shows it. */
 export interface ActorView {
@@ -40,6 +67,8 @@ export interface ActorView {
   readonly mailbox: { readonly depth: number; readonly capacity: number }
   readonly restarts: number
   readonly lastCause: Cause | null
+  /** What its host measured; null where there is no life, or its worker did not answer in time. */
+  readonly activity: ActivityView | null
   readonly children: readonly ActorView[]
 }
 
@@ -48,4 +77,6 @@ export interface SystemView {
   readonly name: string
   readonly workers: readonly { readonly worker: Place; readonly actors: number; readonly restarts: number }[]
   readonly actors: readonly ActorView[]
+  /** Messages whose receiver was not alive, since the start. */
+  readonly deadLetters: number
 }

@@ -11,5 +11,24 @@ export interface Frame {
   readonly chain: readonly Address[]
 }
 
-/** The frame of the running handler, if any. */
-export const frames = new AsyncLocalStorage<Frame>()
+const storage = new AsyncLocalStorage<Frame>()
+/** The frame of the synchronous run in progress, which is looked up often. */
+let running: Frame | undefined
+
+export const frames = {
+  /** Runs `run` with a frame, which its asynchronous work keeps. */
+  run<A extends unknown[], T>(frame: Frame, run: (...args: A) => T, ...args: A): T {
+    const before = running
+    running = frame
+    try {
+      return storage.run(frame, run, ...args)
+    } finally {
+      running = before
+    }
+  },
+
+  /** The frame of the running handler, if any. */
+  getStore(): Frame | undefined {
+    return running ?? storage.getStore()
+  },
+}

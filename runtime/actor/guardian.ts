@@ -6,8 +6,14 @@ import type { Place } from './definition.js'
 import type { Address, Clock, Envelope, GuardianRequest, Order, Report, Spawner } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor } from './errors.js'
 import type { SystemEvent, SystemView } from './events.js'
-import { fallTogether, policyOf, RestartBudget, unitName } from './supervision.js'
-import { deferred, Entry, type Life, Tree, type Unit } from './tree.js'
+import type { LogLevel } from './log.js'
+import type { Random } from './random.js'
+import { Directory } from './receptionist.js'
+import { type Lives, Recovery } from './recovery.js'
+import { routeesOf } from './router.js'
+import { policyOf } from './supervision.js'
+import { type Filling, Surveys } from './surveys.js'
+import { deferred, Entry, type Life, Tree } from './tree.js'
 
 /** After a forced stop goes unanswered for this long, the worker is ended. */
 const killMs = 2000
@@ -23,22 +29,30 @@ export interface GuardianOptions {
   readonly credits: CreditTable
   readonly clock: Clock
   readonly spawner: Spawner
+  /** Draws the jitter of restarts. */
+  readonly random: Random
+  readonly logLevel: LogLevel
   /** To any host, this thread's included; false: it is down. */
   send(host: number, envelope: Envelope): boolean
   publish(event: SystemEvent): void
 }
 
-export class Guardian {
+export class Guardian implements Lives {
   private readonly tree: Tree
   private readonly hosts: HostState[]
   private readonly obituaries = new Obituaries()
   private readonly deathWatch: DeathWatch
-  private readonly sleepers = new Set<() => void>()
-  private stopping = false
+  private readonly directory = new Directory()
+  private readonly recovery: Recovery
+  private readonly surveys: Surveys
+  private deadLetters = 0
+  stopping = false
 
   constructor(private readonly options: GuardianOptions) {
     this.tree = new Tree(options.credits)
     this.deathWatch = new DeathWatch(this.tree, this.obituaries, options.send)
+    this.recovery = new Recovery(options, this)
+    this.surveys = new Surveys(options.clock, options.spawner.workers + 1, options.send)
     this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
       ready: Promise.resolve(),
       restarts: 0,
@@ -58,13 +72,17 @@ export class Guardian {
         this.deathWatch.set(report.watcher, report.target, report.on)
         break
       case 'event':
-        this.options.publish(report.event as SystemEvent)
+        this.publish(report.event as SystemEvent)
+        break
+      case 'inspected':
+        this.surveys.hear(report.id, report.host, report.view)
         break
       default: {
         const entry = this.tree.get(report.id)
         if (entry?.life?.incarnation !== report.incarnation) return
         if (report.kind === 'started') entry.life.started.resolve(entry.life.cause)
         else if (report.kind === 'failed') this.failed(entry, entry.life, report.cause)
+        else if (report.kind === 'survive') entry.survived = report.value
         else {
           if (report.stopError)
             this.options.publish({ type: 'stop-failed', actor: entry.path, error: report.stopError })
@@ -83,12 +101,13 @@ export class Guardian {
     const lost = [...this.tree.all()].filter((entry) => entry.address.host === host && entry.life)
     for (const entry of lost) {
       const count = this.options.credits.close(entry.address.slot, entry.policy.capacity)
-      if (count > 0) this.options.publish({ type: 'dead-letter', actor: entry.path, sender: null, count, cause })
+      if (count > 0) this.publish({ type: 'dead-letter', actor: entry.path, sender: null, count, cause })
     }
     this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
     for (let other = 0; other < this.hosts.length; other++) {
       if (other !== host) this.options.send(other, { kind: 'host-down', host, cause })
     }
+    this.surveys.hostDown(host)
     if (!this.stopping) this.open(host)
     const starting = new Set(lost.filter((entry) => entry.status === 'starting'))
     for (const entry of lost) {
@@ -97,33 +116,48 @@ export class Guardian {
       entry.life!.ended.resolve()
     }
     for (const entry of lost) {
-      if (!starting.has(entry) && !(entry.parent && lost.includes(entry.parent))) this.fall(entry, cause)
+      if (!starting.has(entry) && !(entry.parent && lost.includes(entry.parent))) this.recovery.fall(entry, cause)
     }
   }
 
   /** Ends every actor, last spawned first; then nothing can be spawned. */
   async stop(): Promise<void> {
     this.stopping = true
-    for (const wake of this.sleepers) wake()
+    this.recovery.wake()
     const cause: Cause = { kind: 'stopped', message: `the system ${this.options.system} stops` }
     for (const entry of this.tree.top.reversed()) await this.remove(entry, cause, false)
   }
 
-  inspect(): SystemView {
+  async inspect(): Promise<SystemView> {
     const entries = [...this.tree.all()]
-    return {
+    const views = new Map<number, Filling>()
+    const view: SystemView = {
       name: this.options.system,
       workers: this.hosts.map(({ restarts }, host) => ({
         worker: placeOf(host),
         actors: entries.filter((entry) => entry.address.host === host).length,
         restarts,
       })),
-      actors: this.tree.view(this.tree.top),
+      actors: this.tree.view(this.tree.top, views),
+      deadLetters: this.deadLetters,
     }
+    if (!this.stopping) await this.surveys.ask(views)
+    return view
+  }
+
+  private publish(event: SystemEvent): void {
+    if (event.type === 'dead-letter') this.deadLetters += event.count
+    this.options.publish(event)
   }
 
   private async answer(request: GuardianRequest): Promise<unknown> {
     if (request.op === 'spawn') return this.spawn(request)
+    if (request.op === 'register') {
+      for (const { id, path } of routeesOf(request.ref)) {
+        if (request.on && !this.tree.get(id)) throw deadActor('register', path, this.obituaries.get(id))
+      }
+    }
+    if ('service' in request) return this.directory.answer(request)
     const entry = this.tree.get(request.id)
     const known = this.obituaries.get(request.id)
     if (request.op === 'stop') {
@@ -138,10 +172,14 @@ export class Guardian {
     return undefined
   }
 
+  restarting(entry: Entry, cause: Cause): void {
+    this.deathWatch.notify(entry, cause, true)
+  }
+
   private async spawn(request: Extract<GuardianRequest, { op: 'spawn' }>): Promise<Address> {
     const { definition, args, parent: parentId } = request
     if (this.stopping) throw new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`)
-    const policy = policyOf(request.options, this.options.spawner.workers)
+    const policy = policyOf(request.options, this.options.spawner.workers, this.options.logLevel)
     const parent = parentId === null ? null : (this.tree.get(parentId) ?? null)
     if (parentId !== null && (!parent?.life || parent.removal || parent.status === 'restarting')) {
       throw deadActor('spawn', `the parent of ${definition.name}`, parent?.cause ?? this.obituaries.get(parentId))
@@ -156,7 +194,13 @@ export class Guardian {
       })
     }
     const host = policy.worker === null ? this.leastLoaded() : policy.worker === 'main' ? 0 : policy.worker + 1
-    const address: Address = { ...this.tree.reserve(path), path, host }
+    const address: Address = {
+      ...this.tree.reserve(path),
+      path,
+      host,
+      ...(definition.layout !== undefined && { layout: definition.layout }),
+      ...(policy.overflow !== 'refuse' && { overflow: policy.overflow }),
+    }
     const { local, ...key } = definition
     const entry = new Entry(address, parent, home, policy, {
       address,
@@ -165,6 +209,7 @@ export class Guardian {
       args,
       capacity: policy.capacity,
       worker: placeOf(host),
+      logLevel: policy.logLevel,
     })
     home.spawned++
     this.tree.add(entry)
@@ -183,7 +228,15 @@ export class Guardian {
   }
 
   /** Starts a life; resolves to null when its `init` is done, else to why not. */
-  private async startLife(entry: Entry): Promise<Cause | null> {
+  startLife(entry: Entry): Promise<Cause | null> {
+    const starting = this.started(entry).finally(() => {
+      if (entry.starting === starting) entry.starting = null
+    })
+    entry.starting = starting
+    return starting
+  }
+
+  private async started(entry: Entry): Promise<Cause | null> {
     entry.status = 'starting'
     try {
       await this.hosts[entry.address.host]!.ready
@@ -193,7 +246,7 @@ export class Guardian {
       if (
         !this.options.send(entry.address.host, {
           kind: 'start',
-          spec: { ...entry.spec, incarnation: life.incarnation },
+          spec: { ...entry.spec, incarnation: life.incarnation, survived: entry.survived },
         })
       ) {
         throw new ActorError(
@@ -213,7 +266,7 @@ export class Guardian {
   }
 
   /** Ends the present life: children first, then `stop` on its host, forced when past its grace time. */
-  private async endLife(entry: Entry, reason: Cause, force: boolean): Promise<void> {
+  async endLife(entry: Entry, reason: Cause, force: boolean): Promise<void> {
     const { life } = entry
     if (life) life.cause ??= reason
     const cause = life?.cause ?? reason
@@ -248,7 +301,7 @@ export class Guardian {
   }
 
   /** Takes an actor away for good. */
-  private remove(entry: Entry, cause: Cause, force: boolean): Promise<void> {
+  remove(entry: Entry, cause: Cause, force: boolean): Promise<void> {
     if (entry.removal) {
       if (force) void this.endLife(entry, cause, true)
       return entry.removal
@@ -266,113 +319,17 @@ export class Guardian {
     this.obituaries.record(entry.id, last)
     this.options.send(entry.address.host, { kind: 'bury', id: entry.id, cause: last })
     this.deathWatch.notify(entry, last, false)
+    this.directory.forget(entry.address)
     this.tree.remove(entry)
     entry.up.resolve(false)
     entry.gone.resolve(last)
     if (entry.spawned) this.options.publish({ type: 'stopped', actor: entry.path, cause: last })
   }
 
-  private failed(entry: Entry, life: Life, cause: Cause): void {
+  failed(entry: Entry, life: Life, cause: Cause): void {
     life.cause ??= cause
     if (entry.status === 'starting') life.started.resolve(cause)
-    else this.fall(entry, cause)
-  }
-
-  /** A life failed after it had started. */
-  private fall(entry: Entry, cause: Cause): void {
-    if (entry.removal) return
-    if (this.goesAnyway(entry)) {
-      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'stop' })
-      return
-    }
-    const { units } = entry.home
-    const name = unitName(entry)
-    let unit = units.get(name)
-    if (!unit) {
-      unit = { budget: new RestartBudget(), phase: 'up', next: null }
-      units.set(name, unit)
-    }
-    if (unit.phase === 'up') void this.recover(unit, entry, cause)
-    else {
-      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
-      if (unit.phase === 'starting') unit.next ??= { entry, cause }
-    }
-  }
-
-  /** Ends and restarts a unit until all of it is up, or its budget is spent. */
-  private async recover(unit: Unit, failing: Entry, reason: Cause): Promise<void> {
-    let entry = failing
-    let cause = reason
-    for (;;) {
-      const delay = unit.budget.spend(this.options.clock.now(), entry.policy)
-      if (delay === null) return this.escalate(unit, entry, cause)
-      this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'restart' })
-      unit.phase = 'ending'
-      const members = fallTogether(entry, [...entry.home.members.values()]).filter((member) => !member.removal)
-      await this.endAll(members, entry, cause)
-      await this.sleep(delay)
-      // Meanwhile a unit that overlaps may have restarted a member, and that life may have failed too.
-      const failed = (): Entry[] => members.filter((member) => !member.removal && member.life?.cause)
-      while (failed().length > 0) await this.endAll(failed(), entry, cause)
-      unit.phase = 'starting'
-      unit.next = null
-      const failure = await this.startAll(members)
-      const next: Unit['next'] = failure ?? unit.next
-      if (!next) break
-      entry = next.entry
-      cause = next.cause
-    }
-    unit.phase = 'up'
-  }
-
-  /** Ends lives that are to be followed by others; all at once, for the members may wait for each other. */
-  private async endAll(members: readonly Entry[], failing: Entry, cause: Cause): Promise<void> {
-    const end = async (member: Entry): Promise<void> => {
-      const { life } = member
-      const own = member === failing ? cause : fellWith(failing, cause)
-      member.status = 'restarting'
-      await this.endLife(member, own, false)
-      if (life && !member.removal) this.deathWatch.notify(member, life.cause ?? own, true)
-    }
-    await Promise.all(members.map(end))
-  }
-
-  private async startAll(members: readonly Entry[]): Promise<{ entry: Entry; cause: Cause } | null> {
-    for (const member of members) {
-      if (member.removal || member.life || this.goesAnyway(member)) continue
-      member.restarts++
-      const failure = await this.startLife(member)
-      if (member.removal) continue
-      if (failure) return { entry: member, cause: failure }
-      this.options.publish({ type: 'restarted', actor: member.path, restarts: member.restarts, cause: member.cause! })
-    }
-    return null
-  }
-
-  /** The budget is spent: the unit goes for good, and its parent fails; at the top there is none. */
-  private async escalate(unit: Unit, entry: Entry, cause: Cause): Promise<void> {
-    const { parent } = entry
-    const parentLife = parent?.life
-    this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: parent ? 'escalate' : 'stop' })
-    unit.phase = 'ending'
-    const members = fallTogether(entry, [...entry.home.members.values()])
-    await Promise.all(
-      members.map((member) => this.remove(member, member === entry ? cause : fellWith(entry, cause), false)),
-    )
-    unit.phase = 'up'
-    if (!parent || parent.removal || !parentLife || parent.life !== parentLife || parentLife.cause) return
-    this.options.publish({ type: 'escalated', actor: entry.path, parent: parent.path, cause })
-    const { maxRestarts, withinMs } = entry.policy
-    const message = `${entry.path} failed more than ${maxRestarts} times within ${withinMs} ms: ${cause.message}`
-    const details = { actor: entry.path, maxRestarts, withinMs }
-    const error = new ActorError('ESCALATED', `supervise: ${message}`, details, { cause: cause.error })
-    const escalated: Cause = { kind: 'escalated', message, error }
-    this.failed(parent, parentLife, escalated)
-  }
-
-  /** Its parent's life, or the system, is ending: nothing restarts. */
-  private goesAnyway(entry: Entry): boolean {
-    return entry.parent ? !entry.parent.life || entry.parent.life.cause !== null : this.stopping
+    else this.recovery.fall(entry, cause)
   }
 
   private open(host: number): void {
@@ -382,19 +339,6 @@ export class Guardian {
       if (!this.stopping) this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
     })
     this.hosts[host]!.ready = ready
-  }
-
-  private sleep(ms: number): Promise<void> {
-    if (this.stopping) return Promise.resolve()
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        cancel()
-        this.sleepers.delete(wake)
-        resolve()
-      }
-      const cancel = this.options.clock.after(ms, wake)
-      this.sleepers.add(wake)
-    })
   }
 
   private leastLoaded(): number {
@@ -407,8 +351,3 @@ export class Guardian {
 }
 
 const placeOf = (host: number): Place => (host === 0 ? 'main' : host - 1)
-
-const fellWith = (failing: Entry, cause: Cause): Cause => ({
-  kind: 'sibling',
-  message: `it fell with ${failing.path} (${cause.kind}: ${cause.message})`,
-})

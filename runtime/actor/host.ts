@@ -1,7 +1,8 @@
 // What one thread runs of a system: its cells, the turns they take, and every send that starts here. A host knows no other host's
 // cells; it takes credit in the shared table, hands letters to the transport, and awaits replies by number.
 import { Cell, type CellHost } from './cell.js'
-import { type CreditTable, down, full } from './credits.js'
+import { type CreditTable, creditless, down, full } from './credits.js'
+import { Deadlines } from './deadlines.js'
 import { Obituaries } from './deathwatch.js'
 import { ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
 import type {
@@ -18,15 +19,24 @@ import type {
   UserMessage,
 } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, lateAsk } from './errors.js'
+import type { AskView, HostView } from './events.js'
 import { type Frame, frames } from './frame.js'
 import { Pending } from './pending.js'
 import type { ActorRef, AskOptions } from './protocol.js'
 import { Queue } from './queue.js'
 import { Ref } from './ref.js'
+import { isStream, Streams } from './streams.js'
+import { findTracing, type Tracing } from './tracing.js'
 
 const defaultDeadline = 30_000
 /** Letters handled in one go before input is read again. */
 const turnsPerGo = 256
+/** Milliseconds after which input is read again. */
+const msPerGo = 4
+/** Handlers between two looks at the clock, while they are fast. */
+const mostUnwatched = 16
+/** Credits of one receiver on loan. */
+const mostLent = 64
 
 export interface HostOptions {
   readonly system: string
@@ -48,8 +58,10 @@ export class Host implements CellHost {
   readonly credits: CreditTable
   /** The guardian, on host 0 only. */
   guardian: ReportSink | null = null
+  readonly clock: Clock
+  readonly streams = new Streams((to, signal) => this.send(to, signal))
+  tracing: Tracing | null = null
   private readonly transport: Transport
-  private readonly clock: Clock
   private readonly cells = new Map<number, Cell>()
   private readonly obituaries = new Obituaries()
   private readonly pending = new Pending()
@@ -57,7 +69,18 @@ export class Host implements CellHost {
   private readonly lines = new Map<number, (() => boolean)[]>()
   private readonly ready_ = new Queue<Cell>()
   private running = false
+  private readonly deadlines: Deadlines
+  private readonly loan: Int32Array
+  /** The actor that the loan is for, and how large it was. */
+  private lentTo = 0
+  private lent = 1
+  private returning = false
+  private goSince = 0
+  private watchedAt = 0
+  private stride = 1
+  private unwatched = 1
   private closed: ActorError | null = null
+  private time: number | null = null
 
   constructor(options: HostOptions) {
     this.system = options.system
@@ -65,15 +88,35 @@ export class Host implements CellHost {
     this.credits = options.credits
     this.transport = options.transport
     this.clock = options.clock
+    this.loan = options.credits.loan(options.index)
+    this.deadlines = new Deadlines(
+      options.clock,
+      (id) => this.pending.has(id),
+      (id) => this.pending.expire(id),
+    )
+    void findTracing().then((tracing) => {
+      this.tracing ??= tracing
+    })
+  }
+
+  /** The time to within one turn of the event loop. */
+  get now(): number {
+    if (this.time === null) {
+      this.time = this.clock.now()
+      this.clock.later(() => {
+        this.time = null
+      })
+    }
+    return this.time
   }
 
   tell(to: Address, message: UserMessage): boolean {
     const from = this.sender('tell', to)?.actor.address ?? null
-    if (this.lines.has(to.id)) return false
-    const life = this.credits.take(to.slot, to.id)
+    if (this.lines.size > 0 && this.lines.has(to.id)) return false
+    const life = this.credit(to, 'tell')
     if (life === full) return false
     // Where the receiver is down, its host knows why and tells.
-    const letter: Letter = { kind: 'letter', to, life, from, message, ask: null }
+    const letter: Letter = { kind: 'letter', to, life, from, message, ask: null, at: 0 }
     this.post(letter)
     return true
   }
@@ -99,6 +142,7 @@ export class Host implements CellHost {
           },
         )
       if (signal?.aborted) throw aborted()
+      const span = this.tracing?.ask(from, to, message)
       let sent = false
       const giveUp = (error: ActorError): void => {
         if (!this.pending.has(id)) return
@@ -107,34 +151,39 @@ export class Host implements CellHost {
       }
       const onAbort = (): void => giveUp(aborted())
       signal?.addEventListener('abort', onAbort, { once: true })
-      const cancelTimer = this.clock.after(deadline, () => giveUp(lateAsk(sent, deadline, names)))
-      const done = (): void => {
-        cancelTimer()
+      const done = (error: Error | null): void => {
+        this.deadlines.closed()
         signal?.removeEventListener('abort', onAbort)
+        span?.end(error)
       }
       const id = this.pending.open(
         to.host,
         (value) => {
-          done()
+          done(null)
           resolve(value)
         },
         (error) => {
-          done()
+          done(error)
           reject(error)
         },
+        { from: from?.id ?? null, to: to.path, type: message.type, since: this.now },
+        () => giveUp(lateAsk(sent, deadline, names)),
       )
       const attempt = (): boolean => {
         if (!this.pending.has(id)) return true
-        const life = this.credits.take(to.slot, to.id)
-        if (life === full) return false
-        sent = true
         try {
-          this.post({ kind: 'letter', to, life, from, message, ask: { id, host: this.index, chain } })
+          const life = this.credit(to, 'ask')
+          if (life === full) return false
+          sent = true
+          const asker = { id, host: this.index, chain }
+          const ask = span ? { ...asker, trace: span.carrier } : asker
+          this.post({ kind: 'letter', to, life, from, message, ask, at: 0 })
         } catch (error) {
           this.pending.reject(id, asError(error))
         }
         return true
       }
+      this.deadlines.add(id, deadline)
       const line = this.lines.get(to.id)
       if (line) line.push(attempt)
       else if (!attempt()) void this.queueUp(to, attempt)
@@ -146,7 +195,8 @@ export class Host implements CellHost {
       if (this.closed) throw this.closed
       const left = this.credits.left(to.slot, to.id)
       if (left === down) await this.request({ op: 'await-up', id: to.id, path: to.path })
-      else if (left === 0 || this.lines.has(to.id)) await this.awaitCredit(to)
+      else if ((left === 0 && to.overflow !== 'drop-oldest') || this.lines.has(to.id)) await this.awaitCredit(to)
+      else if (!this.transport.roomy(to.host)) await this.transport.awaitRoom(to.host)
       else return
     }
   }
@@ -181,6 +231,11 @@ export class Host implements CellHost {
       case 'refusal':
       case 'cancel':
       case 'await-credit':
+      case 'stream-open':
+      case 'stream-pull':
+      case 'stream-cancel':
+      case 'stream-value':
+      case 'stream-end':
         this.hear(envelope)
         break
       case 'start':
@@ -188,6 +243,7 @@ export class Host implements CellHost {
       case 'terminated':
       case 'host-down':
       case 'bury':
+      case 'inspect':
         this.obey(envelope)
         break
       default:
@@ -199,6 +255,9 @@ export class Host implements CellHost {
   close(): void {
     this.closed = new ActorError('SYSTEM_STOPPED', `system: ${this.system} has stopped`, { system: this.system })
     this.pending.rejectAll(this.closed)
+    this.deadlines.close()
+    this.streams.hostOver(this.closed)
+    for (const cell of this.cells.values()) cell.drop()
     this.cells.clear()
   }
 
@@ -218,6 +277,15 @@ export class Host implements CellHost {
 
   report(report: Report): void {
     this.send(0, report)
+  }
+
+  room(to: Address): number {
+    return this.credits.room(to.slot, to.id)
+  }
+
+  answer(cell: Cell, frame: Frame, ask: NonNullable<Letter['ask']>, value: unknown): void {
+    if (isStream(value)) this.streams.serve(cell, frame, ask, value)
+    else this.reply(ask, value)
   }
 
   reply(ask: { id: number; host: number }, value: unknown): void {
@@ -261,7 +329,19 @@ export class Host implements CellHost {
     if (this.cells.get(cell.address.id) === cell) this.cells.delete(cell.address.id)
   }
 
+  /** Called between two handlers: hears what is urgent. False: it is time to read input. */
+  proceed(): boolean {
+    this.transport.attend()
+    if (--this.unwatched > 0) return true
+    const now = this.clock.now()
+    this.stride = now - this.watchedAt > 0.25 ? 1 : Math.min(this.stride * 2, mostUnwatched)
+    this.unwatched = this.stride
+    this.watchedAt = now
+    return now - this.goSince < msPerGo
+  }
+
   private readonly go = (): void => {
+    this.goSince = this.watchedAt = this.clock.now()
     for (let turns = 0; turns < turnsPerGo; turns++) {
       const cell = this.ready_.shift()
       if (!cell) {
@@ -270,6 +350,7 @@ export class Host implements CellHost {
       }
       cell.scheduled = false
       if (cell.turn()) this.schedule(cell)
+      if (!this.proceed()) break
     }
     this.clock.later(this.go)
   }
@@ -295,7 +376,16 @@ export class Host implements CellHost {
         const cell = this.cells.get(envelope.to.id)
         if (cell) cell.awaitCredit(envelope.id, envelope.host)
         else this.reply(envelope, undefined)
+        break
       }
+      case 'stream-open': {
+        const ask = this.pending.ask(envelope.id)
+        if (ask) this.pending.resolve(envelope.id, this.streams.accept(envelope, ask.from))
+        else this.streams.decline(envelope)
+        break
+      }
+      default:
+        this.streams.hear(envelope)
     }
   }
 
@@ -317,14 +407,32 @@ export class Host implements CellHost {
         break
       }
       case 'host-down': {
+        if (this.index === 0) this.credits.endLoan(this.credits.loan(order.host))
         const { message, error } = order.cause
         const details = { worker: order.host - 1 }
-        this.pending.rejectAll(new ActorError('DEAD_ACTOR', `ask: ${message}`, details, { cause: error }), order.host)
+        const gone = new ActorError('DEAD_ACTOR', `ask: ${message}`, details, { cause: error })
+        this.pending.rejectAll(gone, order.host)
+        this.streams.hostOver(gone, order.host)
         break
       }
       case 'bury':
         this.obituaries.record(order.id, order.cause)
+        break
+      case 'inspect':
+        this.report({ kind: 'inspected', id: order.id, host: this.index, view: this.view() })
     }
+  }
+
+  private view(): HostView {
+    const now = this.clock.now()
+    const asks = new Map<number | null, AskView[]>()
+    for (const { from, to, type, since } of this.pending.asks()) {
+      const ask = { actor: to, type: String(type), forMs: now - since }
+      const known = asks.get(from)
+      if (known) known.push(ask)
+      else asks.set(from, [ask])
+    }
+    return [...this.cells].map(([id, cell]) => [id, { ...cell.view(now), waitsFor: asks.get(id) ?? [] }])
   }
 
   /** The frame of the sending handler. Throws where its actor's life, or this host, is over. */
@@ -344,6 +452,48 @@ export class Host implements CellHost {
   private frame(): Frame | undefined {
     const frame = frames.getStore()
     return frame?.host === this ? frame : undefined
+  }
+
+  /**
+   * Takes a credit for a letter: the life that it is of, `full`, `down`, or for a mailbox that drops the oldest a life with the
+   * `creditless` mark. Throws `MAILBOX_FULL` where the mailbox says so.
+   */
+  private credit(to: Address, operation: string): number {
+    const { loan, credits } = this
+    if (to.host === this.index) {
+      const life = credits.take(to.slot, to.id)
+      return life === full ? this.overflow(to, operation) : life
+    }
+    if (!this.transport.roomy(to.host)) return full
+    if (this.lentTo === to.id && loan[2]! > 0) {
+      loan[2]!--
+      return loan[1]!
+    }
+    credits.endLoan(loan)
+    this.lent = this.lentTo === to.id ? Math.min(this.lent * 2, mostLent) : 1
+    this.lentTo = to.id
+    const life = credits.lend(loan, to.slot, to.id, this.lent)
+    if (life === full) return this.overflow(to, operation)
+    if (life === down || --loan[2]! === 0 || this.returning) return life
+    this.returning = true
+    this.clock.soon(this.returnLoan)
+    return life
+  }
+
+  private readonly returnLoan = (): void => {
+    this.returning = false
+    this.credits.endLoan(this.loan)
+  }
+
+  /** What becomes of a letter to a mailbox without room. */
+  private overflow(to: Address, operation: string): number {
+    if (to.overflow === undefined) return full
+    if (to.overflow === 'drop-oldest') {
+      const life = this.credits.life(to.slot, to.id)
+      return life === down ? down : life | creditless
+    }
+    const { path } = to
+    throw new ActorError('MAILBOX_FULL', `${operation}: ${path}, expected room in its mailbox, got none`, { to: path })
   }
 
   private post(letter: Letter): void {
@@ -368,7 +518,8 @@ export class Host implements CellHost {
     this.lines.set(to.id, line)
     while (line.length > 0 && !this.closed) {
       if (line[0]!()) line.shift()
-      else await this.awaitCredit(to)
+      else if (this.transport.roomy(to.host)) await this.awaitCredit(to)
+      else await this.transport.awaitRoom(to.host)
     }
     this.lines.delete(to.id)
   }
@@ -382,7 +533,7 @@ export class Host implements CellHost {
     })
   }
 
-  private request(request: GuardianRequest): Promise<unknown> {
+  request(request: GuardianRequest): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.closed) throw this.closed
       const id = this.pending.open(0, resolve, reject)

@@ -1,5 +1,6 @@
 // The typed face of an actor: a protocol maps each message type to its payload and reply, and a ref sends such messages.
 // A message is the payload with its `type`; a wrong message is a compile error.
+import type { Observable } from 'rxjs'
 import type { Cause } from './errors.js'
 
 /**
@@ -14,8 +15,24 @@ export type ProtocolShape<P> = { [K in keyof P]: (message: never) => unknown }
 /** The payload of one message type; nothing beyond `type` where the signature has no parameter. */
 export type PayloadOf<F> = F extends () => unknown ? unknown : F extends (message: infer M) => unknown ? M : never
 
+/** What an asker gets for a reply: async iterables and observables arrive as async iterables. */
+export type Arrived<R> =
+  R extends AsyncIterable<infer T>
+    ? AsyncIterableIterator<T>
+    : R extends Observable<infer T>
+      ? AsyncIterableIterator<T>
+      : R
+
 /** The settled reply of one message type. */
-export type ReplyOf<F> = F extends (message: never) => infer R ? Awaited<R> : never
+export type ReplyOf<F> = F extends (message: never) => infer R ? Arrived<Awaited<R>> : never
+
+/** The message types of a protocol that reply with a stream. */
+export type StreamKeys<P> = {
+  [K in keyof P]: ReplyOf<P[K]> extends AsyncIterableIterator<unknown> ? K : never
+}[keyof P]
+
+/** What a stream of one message type yields. */
+export type ValueOf<F> = ReplyOf<F> extends AsyncIterableIterator<infer T> ? T : never
 
 /** The message of one type. */
 export type MessageOfType<P, K extends keyof P> = { readonly type: K } & PayloadOf<P[K]>
@@ -28,6 +45,11 @@ export interface AskOptions {
   readonly deadline?: number
   /** Rejects the ask with `ABORTED`, and aborts `context.askSignal` at the receiver. */
   readonly signal?: AbortSignal
+}
+
+export interface StreamOptions extends AskOptions {
+  /** Values that may be on their way and wait unread; default 64. */
+  readonly buffer?: number
 }
 
 export interface StopOptions {
@@ -55,6 +77,14 @@ export interface ActorRef<out P extends ProtocolShape<P> = Protocol> {
    * Rejects with `ASK_TIMEOUT`, `MAILBOX_FULL`, `ASK_CYCLE`, `ABORTED`, `DEAD_ACTOR`, `HANDLER_FAILED`, `UNKNOWN_MESSAGE`, `NOT_SERIALISABLE`.
    */
   ask<K extends keyof P>(message: MessageOfType<P, K>, options?: AskOptions): Promise<ReplyOf<P[K]>>
+  /**
+   * Asks for a reply of many values, when first read; the deadline is for its opening. The producer waits while `buffer` values are
+   * unread. Leaving the loop or aborting lets it go. It ends with what the producer throws as `HANDLER_FAILED`, or `DEAD_ACTOR`.
+   */
+  stream<K extends StreamKeys<P>>(
+    message: MessageOfType<P, K>,
+    options?: StreamOptions,
+  ): AsyncIterableIterator<ValueOf<P[K]>>
   /** Resolves when the actor is alive and its mailbox has room; rejects with `DEAD_ACTOR` once it is gone for good. */
   ready(): Promise<void>
   /** Ends the actor and its children, children first. From inside the subtree that ends, it resolves at once. */

@@ -1,7 +1,8 @@
 // The ref that users hold: an address bound to the host of the thread that it is used on. All work is the host's.
 import type { Address, UserMessage } from './envelope.js'
 import type { Cause } from './errors.js'
-import type { ActorRef, AskOptions, StopOptions } from './protocol.js'
+import { AskedStream } from './flow.js'
+import type { ActorRef, AskOptions, StopOptions, StreamOptions } from './protocol.js'
 
 /** What a ref needs of its host. */
 export interface RefHost {
@@ -11,6 +12,8 @@ export interface RefHost {
   ready(to: Address): Promise<void>
   stop(to: Address, force: boolean): Promise<void>
   terminated(to: Address): Promise<Cause>
+  /** Room in the mailbox; below 0: it is not alive. */
+  room(to: Address): number
 }
 
 /** The one implementation of {@link ActorRef}. */
@@ -39,6 +42,11 @@ export class Ref {
 
   ask(message: UserMessage, options: AskOptions = {}): Promise<unknown> {
     return this.host.ask(this.address, message, options)
+  }
+
+  stream(message: UserMessage, options: StreamOptions = {}): AsyncIterableIterator<unknown> {
+    const ask = (signal: AbortSignal): Promise<unknown> => this.ask(message, { ...options, signal })
+    return new AskedStream(ask, `stream: "${String(message.type)}" of ${this.path}`, options)
   }
 
   ready(): Promise<void> {

@@ -1,30 +1,36 @@
 // The rules of supervision, without effects: defaults and checks of spawn options, who falls with whom, how often a restart is
 // allowed and after what delay.
 import { maxCapacity } from './credits.js'
-import type { Place, SpawnOptions, Strategy } from './definition.js'
+import type { Overflow, Place, SpawnOptions, Strategy } from './definition.js'
 import { ActorError } from './errors.js'
+import { type LogLevel, logLevels } from './log.js'
+import type { Random } from './random.js'
 
 /** Spawn options, checked and complete. */
 export interface Policy {
   readonly name: string | null
   readonly worker: Place | null
   readonly capacity: number
+  readonly overflow: Overflow
   readonly strategy: Strategy
   readonly group: string | null
   readonly maxRestarts: number
   readonly withinMs: number
-  readonly backoff: { readonly initial: number; readonly factor: number; readonly max: number }
+  readonly backoff: { readonly initial: number; readonly factor: number; readonly max: number; readonly jitter: number }
   readonly graceMs: number
+  readonly logLevel: LogLevel
 }
 
-const strategies: readonly Strategy[] = ['one-for-one', 'one-for-group', 'one-for-all']
+const strategies: readonly Strategy[] = ['one-for-one', 'rest-for-one', 'one-for-group', 'one-for-all']
+
+const overflows: readonly Overflow[] = ['refuse', 'drop-oldest', 'fail']
 
 /** Fills in the defaults. Throws `BAD_OPTION` naming the option. */
-export function policyOf(options: SpawnOptions, workers: number): Policy {
+export function policyOf(options: SpawnOptions, workers: number, defaultLevel: LogLevel = 'info'): Policy {
   const { name, worker, mailbox, strategy = 'one-for-one', group, maxRestarts = 3, withinMs = 60_000 } = options
-  const { graceMs = 5000, backoff = {} } = options
-  const { initial = 10, factor = 2, max = 5000 } = backoff
-  const capacity = mailbox?.capacity ?? 1000
+  const { graceMs = 5000, logLevel = defaultLevel, backoff = {} } = options
+  const { initial = 10, factor = 2, max = 5000, jitter = 0 } = backoff
+  const { capacity = 1000, overflow = 'refuse' } = mailbox ?? {}
   const check = (holds: boolean, option: string, expected: string, got: unknown): void => {
     if (holds) return
     throw new ActorError('BAD_OPTION', `spawn: ${option}, expected ${expected}, got ${String(got)}`, { option, got })
@@ -41,6 +47,7 @@ export function policyOf(options: SpawnOptions, workers: number): Policy {
     worker,
   )
   check(whole(capacity, 1, maxCapacity), 'mailbox.capacity', `1 to ${maxCapacity}`, capacity)
+  check(overflows.includes(overflow), 'mailbox.overflow', overflows.join(', '), overflow)
   check(strategies.includes(strategy), 'strategy', strategies.join(', '), strategy)
   check(
     strategy !== 'one-for-group' || group !== undefined,
@@ -57,16 +64,20 @@ export function policyOf(options: SpawnOptions, workers: number): Policy {
     '0 <= initial <= max, factor >= 1',
     initial,
   )
+  check(atLeast(jitter, 0) && jitter <= 1, 'backoff.jitter', '0 to 1', jitter)
+  check(logLevels.includes(logLevel), 'logLevel', logLevels.join(', '), logLevel)
   return {
     name: name ?? null,
     worker: worker ?? null,
     capacity,
+    overflow,
     strategy,
     group: group ?? null,
     maxRestarts,
     withinMs,
-    backoff: { initial, factor, max },
+    backoff: { initial, factor, max, jitter },
     graceMs,
+    logLevel,
   }
 }
 
@@ -75,26 +86,28 @@ export class RestartBudget {
   private times: number[] = []
 
   /** The delay in ms before the restart that a failure at `now` asks for; null: the budget is spent. */
-  spend(now: number, policy: Pick<Policy, 'maxRestarts' | 'withinMs' | 'backoff'>): number | null {
+  spend(now: number, policy: Pick<Policy, 'maxRestarts' | 'withinMs' | 'backoff'>, random: Random): number | null {
     this.times = this.times.filter((time) => now - time < policy.withinMs)
     if (this.times.length >= policy.maxRestarts) return null
-    const { initial, factor, max } = policy.backoff
+    const { initial, factor, max, jitter } = policy.backoff
     const delay = Math.min(initial * factor ** this.times.length, max)
     this.times.push(now)
-    return delay
+    return delay * (1 - jitter * random.next())
   }
 }
 
-/** The name of the set that falls with a failing actor: itself, its group or all siblings. */
+/** The name of the set that shares its restarts with a failing actor: itself, those of its strategy, its group or all siblings. */
 export function unitName(actor: { readonly id: number; readonly policy: Policy }): string {
   const { strategy, group } = actor.policy
   if (strategy === 'one-for-all') return 'all'
+  if (strategy === 'rest-for-one') return 'rest'
   return strategy === 'one-for-group' ? `group ${group}` : `one ${actor.id}`
 }
 
-/** The members of that set, of `siblings` in the order in which they were spawned. */
+/** Those that fall with a failing actor, of `siblings` in the order in which they were spawned. */
 export function fallTogether<T extends { readonly policy: Policy }>(failing: T, siblings: readonly T[]): T[] {
   const { strategy, group } = failing.policy
   if (strategy === 'one-for-all') return [...siblings]
+  if (strategy === 'rest-for-one') return siblings.slice(siblings.indexOf(failing))
   return strategy === 'one-for-group' ? siblings.filter((actor) => actor.policy.group === group) : [failing]
 }

@@ -6,7 +6,10 @@ import type { Clock, Spawner, Transport } from './envelope.js'
 import type { SystemEvent, SystemView } from './events.js'
 import { Guardian } from './guardian.js'
 import { Host } from './host.js'
+import type { LogLevel } from './log.js'
 import type { ActorRef, ProtocolShape } from './protocol.js'
+import { Random } from './random.js'
+import { Receptionist } from './receptionist.js'
 import { addressOf } from './ref.js'
 
 /** Options of a spawn from outside any actor. */
@@ -15,12 +18,23 @@ export interface TopSpawnOptions extends SpawnOptions {
   readonly parent?: ActorRef
 }
 
+/** Where `context.log` of all actors goes. */
+export interface LogOptions {
+  /** Least level, where a spawn gives none; default `info`. */
+  readonly level?: LogLevel
+  /** Takes each record, a line of JSON with its end; default: standard output. */
+  readonly write?: (line: string) => void
+}
+
 export interface SystemParts {
   readonly name: string
   readonly credits: CreditTable
   readonly clock: Clock
   readonly transport: Transport
   readonly spawner: Spawner
+  /** Of whatever the system leaves to chance: the jitter of restarts. */
+  readonly seed: number
+  readonly log: LogOptions
 }
 
 /** Host 0 and the guardian, on the thread that started the system. */
@@ -28,6 +42,7 @@ export class System {
   readonly name: string
   /** Everything that happens: see {@link SystemEvent}. Completes when the system has stopped. */
   readonly events$: Observable<SystemEvent>
+  readonly receptionist: Receptionist
   protected readonly host: Host
   protected readonly guardian: Guardian
   private readonly events = new Subject<SystemEvent>()
@@ -35,22 +50,29 @@ export class System {
   private stopped: Promise<void> | null = null
 
   protected constructor(parts: SystemParts) {
-    const { name: system, credits, clock, transport, spawner } = parts
+    const { name: system, credits, clock, transport, spawner, seed, log } = parts
+    const { level = 'info', write = (line) => void process.stdout.write(line) } = log
     this.name = system
     this.spawner = spawner
     this.events$ = this.events.asObservable()
     this.host = new Host({ system, index: 0, credits, transport, clock })
+    this.receptionist = new Receptionist(this.host)
     this.guardian = new Guardian({
       system,
       credits,
       clock,
       spawner,
+      random: new Random(seed),
+      logLevel: level,
       send: (host, envelope) => {
         if (host !== 0) return transport.send(host, envelope)
         this.host.receive(envelope)
         return true
       },
-      publish: (event) => this.events.next(event),
+      publish: (event) => {
+        this.events.next(event)
+        if (event.type === 'log') write(event.line)
+      },
     })
     this.host.guardian = this.guardian
   }
@@ -69,7 +91,7 @@ export class System {
     return ref as unknown as ActorRef<P>
   }
 
-  /** The tree with each actor's worker, status, mailbox and restarts. */
+  /** The tree with each actor's worker, status, mailbox, restarts and activity; a worker that is busy is waited for up to 1 s. */
   async inspect(): Promise<SystemView> {
     return this.guardian.inspect()
   }

@@ -4,6 +4,7 @@ import type { Address, LifeSpec } from './envelope.js'
 import { ActorError, type Cause } from './errors.js'
 import type { ActorView } from './events.js'
 import type { Policy, RestartBudget } from './supervision.js'
+import type { Filling } from './surveys.js'
 
 /** A promise with its resolution. */
 export interface Deferred<T> {
@@ -33,16 +34,29 @@ export interface Life {
 export interface Unit {
   readonly budget: RestartBudget
   phase: 'up' | 'ending' | 'starting'
-  /** A failure while the others are being started: the next round. */
+  /** Who ends and restarts in the present round. */
+  members: readonly Entry[]
+  /** A failure while the others are being started, or of one that is no member: the next round. */
   next: { readonly entry: Entry; readonly cause: Cause } | null
 }
 
 /** The children of one parent, or the actors at the top. */
 export class Family {
   /** By path, in the order in which they were spawned. */
-  readonly members = new Map<string, Entry>()
-  readonly units = new Map<string, Unit>()
+  get members(): Map<string, Entry> {
+    this.children ??= new Map()
+    return this.children
+  }
+
+  get units(): Map<string, Unit> {
+    this.falling ??= new Map()
+    return this.falling
+  }
+
   spawned = 0
+  // Made when first looked at, as everything that most actors never need.
+  private children: Map<string, Entry> | null = null
+  private falling: Map<string, Unit> | null = null
 
   /** Last spawned first. */
   reversed(): Entry[] {
@@ -54,20 +68,46 @@ export class Family {
 export class Entry {
   readonly family = new Family()
   /** Ids of the actors that watch this one, and of those that it watches. */
-  readonly watchers = new Set<number>()
-  readonly watching = new Set<number>()
-  readonly gone = deferred<Cause>()
+  get watchers(): Set<number> {
+    this.watcherIds ??= new Set()
+    return this.watcherIds
+  }
+
+  get watching(): Set<number> {
+    this.watchedIds ??= new Set()
+    return this.watchedIds
+  }
+
+  get gone(): Deferred<Cause> {
+    this.going ??= deferred()
+    return this.going
+  }
+
   status: ActorView['status'] = 'starting'
   restarts = 0
+  /** What its latest life kept for the next. */
+  survived: unknown
   /** Its first `init` is done. */
   spawned = false
   life: Life | null = null
+  /** Settles when the life that is being started is up, or is known not to be. */
+  starting: Promise<Cause | null> | null = null
   /** Why the last life ended. */
   cause: Cause | null = null
   /** Set once it is going for good. */
   removal: Promise<void> | null = null
   /** Resolves when a life is up, true, or when none will come, false. */
-  up = deferred<boolean>()
+  get up(): Deferred<boolean> {
+    if (this.rising) return this.rising
+    this.rising = deferred()
+    if (this.isUp) this.rising.resolve(true)
+    return this.rising
+  }
+
+  private watcherIds: Set<number> | null = null
+  private watchedIds: Set<number> | null = null
+  private going: Deferred<Cause> | null = null
+  private rising: Deferred<boolean> | null = null
   private isUp = false
 
   constructor(
@@ -76,17 +116,17 @@ export class Entry {
     /** The family that it belongs to. */
     readonly home: Family,
     readonly policy: Policy,
-    readonly spec: Omit<LifeSpec, 'incarnation'>,
+    readonly spec: Omit<LifeSpec, 'incarnation' | 'survived'>,
   ) {}
 
   markUp(): void {
     this.status = 'running'
     this.isUp = true
-    this.up.resolve(true)
+    this.rising?.resolve(true)
   }
 
   markDown(): void {
-    if (this.isUp) this.up = deferred()
+    if (this.isUp) this.rising = null
     this.isUp = false
   }
 
@@ -142,20 +182,24 @@ export class Tree {
     this.freeSlots.push(entry.address.slot)
   }
 
-  view(family: Family): ActorView[] {
+  /** Their views now; `activities` gets each by id, to be filled in. */
+  view(family: Family, activities: Map<number, Filling>): ActorView[] {
     return [...family.members.values()].map((entry) => {
       const { slot } = entry.address
-      const left = this.credits.left(slot, entry.id)
+      const left = this.credits.room(slot, entry.id)
       const { capacity } = entry.policy
-      return {
+      const view = {
         path: entry.path,
         worker: entry.spec.worker,
         status: entry.status,
         mailbox: { depth: left === down ? 0 : capacity - left, capacity },
         restarts: entry.restarts,
         lastCause: entry.cause,
-        children: this.view(entry.family),
+        activity: null,
+        children: this.view(entry.family, activities),
       }
+      activities.set(entry.id, view)
+      return view
     })
   }
 }

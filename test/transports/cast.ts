@@ -39,8 +39,25 @@ export const recorder = defineActor(import.meta.url, 'recorder', {
     note(state, message: { by: number; n: number }) {
       state.seen.push({ by: message.by, n: message.n })
     },
+    block(_state, message: { ms: number }) {
+      for (const end = performance.now() + message.ms; performance.now() < end; );
+    },
     all(state) {
       return state.seen
+    },
+  },
+})
+
+/** Adds up messages of a fixed layout. */
+export const meter = defineActor(import.meta.url, 'meter', {
+  init: () => ({ amount: 0, ids: [] as number[], ups: 0 }),
+  layout: { add: { amount: 'f64', id: 'i32', up: 'bool' } },
+  receive: {
+    add(state, message: { amount: number; id: number; up: boolean }) {
+      state.amount += message.amount
+      state.ids.push(message.id)
+      if (message.up) state.ups++
+      return state
     },
   },
 })

@@ -5,6 +5,7 @@ import { addExtension, Packr } from 'msgpackr'
 import type { Address } from '../../runtime/actor/envelope.js'
 import { ActorError, type ActorErrorCode } from '../../runtime/actor/errors.js'
 import { Ref, type RefHost } from '../../runtime/actor/ref.js'
+import { bindRef } from '../../runtime/actor/router.js'
 
 /** Bytes, and the shared memory that they speak of by index. */
 export interface Encoded {
@@ -70,14 +71,22 @@ addExtension({
   read: (content: Content) => open(content),
 })
 
-const packr = new Packr({ useRecords: true, moreTypes: true, useToJSON: false })
+const options = { useRecords: true, moreTypes: true, useToJSON: false, copyBuffers: true } as const
+const packr = new Packr(options)
+
+/** A value made ready for packing: boxes stand in for what msgpack does not know. */
+interface Boxed {
+  readonly value: unknown
+  readonly shared: SharedArrayBuffer[]
+  /** It holds no box. */
+  readonly plain: boolean
+}
 
 /** Encodes a value for another host of the system of `from`. Throws `NOT_SERIALISABLE`. */
 export function encode(value: unknown, from: RefHost): Encoded {
-  const shared: SharedArrayBuffer[] = []
-  const boxed = box(value, { from, shared, path: [] })
+  const boxed = boxAll(value, from)
   // A slice of its own: posting a view of the packer's pool would copy the whole pool.
-  return { bytes: Uint8Array.prototype.slice.call(packr.pack(boxed)), shared }
+  return { bytes: Uint8Array.prototype.slice.call(packr.pack(boxed.value)), shared: boxed.shared }
 }
 
 /** Decodes what {@link encode} made; refs are bound to `to`. */
@@ -87,10 +96,81 @@ export function decode(encoded: Encoded, to: RefHost): unknown {
   return packr.unpack(encoded.bytes)
 }
 
+/** Bytes of one value of a stream; valid until the next is encoded. */
+export interface StreamBytes extends Encoded {
+  /** It is of the stream's plain values, which share the structures of their records. */
+  readonly plain: boolean
+}
+
+const resetBuffer = 1024
+
+/** Encodes values that are all decoded once and in order: the shape of a record travels with its first use only. */
+export class StreamEncoder {
+  private readonly packr = new Packr({ ...options, sequential: true })
+
+  constructor(private readonly from: () => RefHost) {}
+
+  /** Throws `NOT_SERIALISABLE`, placing what is wrong under `name`; what it returned must be sent. */
+  encode(value: unknown, name?: string): StreamBytes {
+    const { value: boxed, shared, plain } = boxAll(value, this.from(), name)
+    const bytes = plain ? this.packr.pack(boxed, resetBuffer) : packr.pack(boxed)
+    return { bytes, shared, plain }
+  }
+}
+
+/** Decodes what a {@link StreamEncoder} made, in the same order. */
+export class StreamDecoder {
+  private readonly packr = new Packr({ ...options, sequential: true })
+
+  constructor(private readonly to: () => RefHost) {}
+
+  /** `bytes` may be longer than the value's `length`, and may be used again afterwards. */
+  decode(bytes: Uint8Array, length: number, shared: readonly SharedArrayBuffer[], plain: boolean): unknown {
+    host = this.to()
+    memory = shared
+    return (plain ? this.packr : packr).unpack(bytes, length)
+  }
+}
+
 interface Walk {
   readonly from: RefHost
   readonly shared: SharedArrayBuffer[]
-  readonly path: (string | number)[]
+  depth: number
+  plain: boolean
+}
+
+/** What cannot travel, and where it was found; each level of the walk adds its key in front. */
+class Refusal {
+  readonly path: (string | number)[] = []
+  constructor(readonly what: string) {}
+
+  at(key: string | number): this {
+    this.path.unshift(key)
+    return this
+  }
+}
+
+const noShared: SharedArrayBuffer[] = []
+
+function boxAll(value: unknown, from: RefHost, name?: string): Boxed {
+  if (typeof value !== 'object' && typeof value !== 'function' && typeof value !== 'symbol' && !Object.is(value, -0))
+    return { value, shared: noShared, plain: true }
+  const walk: Walk = { from, shared: [], depth: 0, plain: true }
+  try {
+    return { value: box(value, walk), shared: walk.shared, plain: walk.plain }
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error
+    const { path, what } = name === undefined ? error : error.at(name)
+    const place = path.slice(0, 8).join('.') || 'the value itself'
+    throw new ActorError(
+      'NOT_SERIALISABLE',
+      `encode: ${place}, expected plain data, a ref, an error or shared memory, got ${what}`,
+      {
+        place,
+        got: what,
+      },
+    )
+  }
 }
 
 /** The same value with boxes for what msgpack does not know; copies only what holds a box. */
@@ -98,26 +178,32 @@ function box(value: unknown, walk: Walk): unknown {
   switch (typeof value) {
     case 'function':
     case 'symbol':
-      return refuse(walk, `a ${typeof value}`)
+      throw new Refusal(`a ${typeof value}`)
     case 'number':
-      return Object.is(value, -0) ? new Box(['negative zero']) : value
+      return value === 0 && Object.is(value, -0) ? boxed(walk, ['negative zero']) : value
     case 'object':
-      if (value === null) return value
-      if (walk.path.length > deepest) return refuse(walk, `a circle, or nesting deeper than ${deepest}`)
-      return boxObject(value, walk)
+      return value === null ? value : boxObject(value, walk)
     default:
       return value
   }
 }
 
+function boxed(walk: Walk, content: Content): Box {
+  walk.plain = false
+  return new Box(content)
+}
+
 function boxObject(value: object, walk: Walk): unknown {
+  if (walk.depth > deepest) throw new Refusal(`a circle, or nesting deeper than ${deepest}`)
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype === Object.prototype) return boxFields(value, walk, null)
   if (Array.isArray(value)) return boxArray(value, walk)
   if (value instanceof Ref) {
-    if (value.host.system !== walk.from.system) return refuse(walk, `a ref of another system, ${value.host.system}`)
-    return new Box(['ref', value.address])
+    if (value.host.system !== walk.from.system) throw new Refusal(`a ref of another system, ${value.host.system}`)
+    return boxed(walk, ['ref', value.address])
   }
-  if (value instanceof Error) return new Box(['error', boxError(value, walk)])
-  if (value instanceof SharedArrayBuffer) return new Box(['shared', share(value, walk)])
+  if (value instanceof Error) return boxed(walk, ['error', boxError(value, walk)])
+  if (value instanceof SharedArrayBuffer) return boxed(walk, ['shared', share(value, walk)])
   if (ArrayBuffer.isView(value)) return boxView(value, walk)
   if (value instanceof Date || value instanceof RegExp || value instanceof ArrayBuffer) return value
   if (value instanceof Map) {
@@ -125,59 +211,78 @@ function boxObject(value: object, walk: Walk): unknown {
   }
   if (value instanceof Set) return new Set(boxArray([...value], walk))
   for (const kind of [Promise, WeakMap, WeakSet, WeakRef, MessagePort, AbortSignal]) {
-    if (value instanceof kind) return refuse(walk, `a ${kind.name}`)
+    if (value instanceof kind) throw new Refusal(`a ${kind.name}`)
   }
-  let copy: Record<string, unknown> | null = Object.getPrototypeOf(value) === Object.prototype ? null : { ...value }
-  for (const [key, item] of Object.entries(value)) {
-    walk.path.push(key)
-    const boxed = box(item, walk)
-    walk.path.pop()
-    if (boxed !== item) {
+  return boxFields(value, walk, { ...value })
+}
+
+/** Boxes own fields; `copy` is what replaces the value already. */
+function boxFields(value: object, walk: Walk, copy: Record<string, unknown> | null): unknown {
+  const fields = value as Record<string, unknown>
+  walk.depth++
+  for (const key in fields) {
+    if (copy && !Object.hasOwn(fields, key)) continue
+    const item = fields[key]
+    const type = typeof item
+    if (type === 'string' || type === 'boolean' || (type === 'number' && item !== 0)) continue
+    let inner: unknown
+    try {
+      inner = box(item, walk)
+    } catch (error) {
+      throw error instanceof Refusal ? error.at(key) : error
+    }
+    if (inner !== item) {
       copy ??= { ...value }
-      copy[key] = boxed
+      copy[key] = inner
     }
   }
+  walk.depth--
   return copy ?? value
 }
 
 function boxArray(value: readonly unknown[], walk: Walk): readonly unknown[] {
   let copy: unknown[] | null = null
+  walk.depth++
   for (let i = 0; i < value.length; i++) {
-    walk.path.push(i)
-    const boxed = box(value[i], walk)
-    walk.path.pop()
-    if (boxed !== value[i]) {
+    let inner: unknown
+    try {
+      inner = box(value[i], walk)
+    } catch (error) {
+      throw error instanceof Refusal ? error.at(i) : error
+    }
+    if (inner !== value[i]) {
       copy ??= [...value]
-      copy[i] = boxed
+      copy[i] = inner
     }
   }
+  walk.depth--
   return copy ?? value
 }
 
 function boxView(value: ArrayBufferView, walk: Walk): unknown {
   const name = Buffer.isBuffer(value) ? 'Uint8Array' : (value.constructor.name as ViewName)
   if (!(value.buffer instanceof SharedArrayBuffer)) return value
-  if (!(name in views)) return refuse(walk, `a ${value.constructor.name}`)
+  if (!(name in views)) throw new Refusal(`a ${value.constructor.name}`)
   const length = 'length' in value ? (value.length as number) : value.byteLength
-  return new Box(['view', name, share(value.buffer, walk), value.byteOffset, length])
+  return boxed(walk, ['view', name, share(value.buffer, walk), value.byteOffset, length])
 }
 
 /** An error always travels: a property of it that cannot is told in words. */
 function boxError(error: Error, walk: Walk): PlainError {
   const own: Record<string, unknown> = {}
+  walk.depth++
   for (const key of new Set([...Object.keys(error), 'cause', 'errors'])) {
     if (key === 'name' || !Object.hasOwn(error, key)) continue
-    walk.path.push(key)
-    const before = walk.path.length
+    const { depth } = walk
     const item = (error as unknown as Record<string, unknown>)[key]
     try {
       own[key] = box(item, walk)
     } catch {
-      walk.path.length = before
+      walk.depth = depth
       own[key] = String(item)
     }
-    walk.path.pop()
   }
+  walk.depth--
   const { name, message, stack } = error
   return { name, message, stack, own, isActorError: error instanceof ActorError }
 }
@@ -187,22 +292,10 @@ function share(memory: SharedArrayBuffer, walk: Walk): number {
   return known >= 0 ? known : walk.shared.push(memory) - 1
 }
 
-function refuse(walk: Walk, what: string): never {
-  const place = walk.path.slice(0, 8).join('.') || 'the value itself'
-  throw new ActorError(
-    'NOT_SERIALISABLE',
-    `encode: ${place}, expected plain data, a ref, an error or shared memory, got ${what}`,
-    {
-      place,
-      got: what,
-    },
-  )
-}
-
 function open(content: Content): unknown {
   switch (content[0]) {
     case 'ref':
-      return new Ref(host, content[1])
+      return bindRef(host, content[1])
     case 'error':
       return openError(content[1])
     case 'shared':

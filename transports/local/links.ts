@@ -1,59 +1,257 @@
-// Envelopes over MessagePorts: one port per other host. A thread's links are its transport; the port to the starting thread also
-// carries the few words by which threads are connected and closed.
-import type { MessagePort } from 'node:worker_threads'
+// The links of one thread: to every other host a ring for letters, one for the rest and a port. Links are the thread's transport and
+// its pump: they read what arrives in bounded batches between which the event loop turns, spin for a moment when nothing comes, then
+// sleep until a bell rings. The ports also carry the few words by which threads are connected and closed.
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 import type { Envelope, Transport } from '../../runtime/actor/envelope.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
-import { decode, encode } from '../codec/codec.js'
+import { Bells } from './bell.js'
+import { type Aside, WireIn, type WireMemory, WireOut } from './wire.js'
+
+/** The memory of a link, as one end sees it. */
+export interface LinkMemory {
+  readonly out: WireMemory
+  readonly in: WireMemory
+}
 
 /** What the pool says to a worker's thread besides envelopes. */
 export type PoolWord =
-  | { readonly kind: 'connect'; readonly host: number; readonly port: MessagePort }
+  | { readonly kind: 'connect'; readonly host: number; readonly port: MessagePort; readonly memory: LinkMemory }
   | { readonly kind: 'disconnect'; readonly host: number }
   | { readonly kind: 'close' }
 
 /** What a worker's thread answers. */
 export type ThreadWord = { readonly kind: 'running' } | { readonly kind: 'connected'; readonly host: number }
 
-type Packet = { readonly bytes: Uint8Array; readonly shared: readonly SharedArrayBuffer[] }
+/** Letters read from one link before the event loop turns. */
+const batch = 256
+/** Letters written before the receiver is told. */
+const unpublishedLetters = 64
+/**
+ * How long a thread looks for more, in milliseconds, before it sleeps: after work, and at most and at least after it sent an ask. That
+ * one is halved each time it was in vain, as where the threads share a core.
+ */
+const spinMs = 0.05
+const longestSpinMs = 0.2
+const shortestSpinMs = 0.01
+const looksPerTurn = 50
 
-export interface LinksOwner<Word> {
+export interface LinksOptions<Word> {
+  readonly index: number
+  readonly bells: SharedArrayBuffer
+  /** The largest encoded message. */
+  readonly maxMessageBytes: number
   readonly refHost: () => RefHost
   receive(envelope: Envelope): void
   hear(word: Word, from: number): void
 }
 
-/** The ports of one thread, by the index of the host at the other end. */
+interface Link {
+  readonly host: number
+  readonly port: MessagePort
+  readonly out: WireOut
+  readonly in: WireIn
+  /** Letters that the other end was not told of. */
+  untold: number
+  roomWaiters: (() => void)[]
+}
+
+const isAside = (message: { readonly kind: string }): message is Aside =>
+  message.kind === 'large' || message.kind === 'arena' || message.kind === 'share'
+
+/** The links of one thread, by the index of the host at the other end. */
 export class Links<Word extends { readonly kind: string }> implements Transport {
-  private readonly ports = new Map<number, MessagePort>()
+  private readonly byHost: (Link | undefined)[] = []
+  private links: Link[] = []
+  private readonly bells: Bells
+  /** Looking for work, turn by turn. */
+  private pumping = false
+  private idleSince = 0
+  private patience = spinMs
+  private replyPatience = longestSpinMs
+  private awaitsReply = false
+  private flushing = false
+  private closed = false
 
-  constructor(private readonly owner: LinksOwner<Word>) {}
+  constructor(private readonly options: LinksOptions<Word>) {
+    this.bells = new Bells(options.bells, options.index, () => this.pump())
+  }
 
-  connect(host: number, port: MessagePort): void {
-    this.ports.set(host, port)
-    port.on('message', (message: Packet | Word) => {
-      if ('bytes' in message) this.owner.receive(decode(message, this.owner.refHost()) as Envelope)
-      else this.owner.hear(message, host)
-    })
+  connect(host: number, port: MessagePort, memory: LinkMemory): void {
+    const { receive, refHost, maxMessageBytes } = this.options
+    const take = (message: Aside | Word): void => {
+      if (isAside(message)) link.in.aside(message)
+      else this.options.hear(message, host)
+    }
+    const pull = (): boolean => {
+      const next = receiveMessageOnPort(port) as { message: Aside | Word } | undefined
+      if (next) take(next.message)
+      return next !== undefined
+    }
+    const link: Link = {
+      host,
+      port,
+      out: new WireOut(memory.out, port, maxMessageBytes, refHost),
+      in: new WireIn(memory.in, host, pull, refHost, { letter: receive, other: receive }),
+      untold: 0,
+      roomWaiters: [],
+    }
+    this.byHost[host] = link
+    this.links = this.byHost.filter((each) => each !== undefined)
+    port.on('message', take)
+    this.pump()
   }
 
   disconnect(host: number): void {
-    this.ports.get(host)?.close()
-    this.ports.delete(host)
+    const link = this.byHost[host]
+    if (!link) return
+    if (!this.closed) link.in.drain(Number.POSITIVE_INFINITY)
+    this.byHost[host] = undefined
+    this.links = this.links.filter((each) => each !== link)
+    link.port.close()
+    for (const resolve of link.roomWaiters) resolve()
   }
 
   send(to: number, envelope: Envelope): boolean {
-    const port = this.ports.get(to)
-    if (!port) return false
-    port.postMessage(encode(envelope, this.owner.refHost()))
+    const link = this.byHost[to]
+    if (!link) return false
+    if (envelope.kind === 'letter') {
+      link.out.letter(envelope)
+      if (envelope.ask || ++link.untold >= unpublishedLetters) this.publish(link)
+      else this.flushSoon()
+      if (envelope.ask) {
+        this.patience = this.replyPatience
+        this.awaitsReply = true
+        this.pump()
+      }
+    } else {
+      link.out.letters.publish()
+      link.untold = 0
+      link.out.other(envelope)
+      if (link.out.control.publish()) {
+        this.bells.urge(to)
+        this.bells.ring(to)
+      }
+    }
     return true
+  }
+
+  roomy(to: number): boolean {
+    const link = this.byHost[to]
+    return link === undefined || link.out.roomy
+  }
+
+  awaitRoom(to: number): Promise<void> {
+    const link = this.byHost[to]
+    if (!link) return Promise.resolve()
+    this.publish(link)
+    if (!link.out.letters.awaitRoom() && link.out.roomy) return Promise.resolve()
+    return new Promise((resolve) => {
+      link.roomWaiters.push(resolve)
+    })
+  }
+
+  attend(): void {
+    if (!this.bells.urged()) return
+    for (const link of this.links) {
+      if (link.in.drainControl() > 0) this.release(link)
+    }
   }
 
   /** Sends a word beside the envelopes, with the ports that it hands over. */
   say(to: number, word: PoolWord | ThreadWord, ports: readonly MessagePort[] = []): void {
-    this.ports.get(to)?.postMessage(word, [...ports])
+    this.byHost[to]?.port.postMessage(word, [...ports])
   }
 
   close(): void {
-    for (const host of [...this.ports.keys()]) this.disconnect(host)
+    this.flush()
+    this.closed = true
+    for (const { host } of this.links) this.disconnect(host)
+    this.bells.close()
+  }
+
+  private publish(link: Link): void {
+    link.untold = 0
+    if (link.out.letters.publish()) this.bells.ring(link.host)
+  }
+
+  private flushSoon(): void {
+    if (this.flushing) return
+    this.flushing = true
+    queueMicrotask(this.flush)
+  }
+
+  private readonly flush = (): void => {
+    this.flushing = false
+    for (const link of this.links) if (link.untold > 0) this.publish(link)
+  }
+
+  /** Looks for work from the next turn of the event loop on. */
+  private pump(): void {
+    this.idleSince = 0
+    if (this.pumping || this.closed) return
+    this.pumping = true
+    this.bells.rise()
+    setImmediate(this.turn)
+  }
+
+  private readonly turn = (): void => {
+    if (this.closed) return
+    let worked = false
+    for (const link of this.links) if (this.serve(link)) worked = true
+    if (worked) {
+      this.idleSince = 0
+      this.patience = spinMs
+      if (this.awaitsReply) this.replyPatience = Math.min(this.replyPatience * 2, longestSpinMs)
+      this.awaitsReply = false
+    } else {
+      const now = performance.now()
+      if (this.idleSince === 0) this.idleSince = now
+      else if (now - this.idleSince > this.patience && this.sleep()) return
+      for (let looks = 0; looks < looksPerTurn && !this.filled(); looks++);
+    }
+    setImmediate(this.turn)
+  }
+
+  /** Reads a batch and moves what waits to go out. True: there was something. */
+  private serve(link: Link): boolean {
+    const read = link.in.drain(batch)
+    if (read > 0) this.release(link)
+    const { letters, control } = link.out
+    if (letters.waiting > 0) this.publish(link)
+    if (control.waiting > 0 && control.publish()) this.bells.ring(link.host)
+    if (link.roomWaiters.length > 0 && (link.out.roomy || (!letters.awaitRoom() && link.out.roomy))) {
+      const waiters = link.roomWaiters
+      link.roomWaiters = []
+      for (const resolve of waiters) resolve()
+    }
+    return read > 0
+  }
+
+  /** Gives the room of what was read back. */
+  private release({ in: { letters, control }, host }: Link): void {
+    const wanted = letters.release()
+    if (control.release() || wanted) this.bells.ring(host)
+  }
+
+  private filled(): boolean {
+    for (const link of this.links) if (link.in.control.filled || link.in.letters.filled) return true
+    return false
+  }
+
+  /** True: asleep, and the next ring begins again. */
+  private sleep(): boolean {
+    this.bells.lieDown()
+    // Room or records may have come before others knew that they are to ring.
+    let worked = false
+    for (const link of this.links) if (this.serve(link)) worked = true
+    if (worked) {
+      this.bells.rise()
+      return false
+    }
+    if (this.awaitsReply) this.replyPatience = Math.max(this.replyPatience / 2, shortestSpinMs)
+    this.awaitsReply = false
+    this.pumping = false
+    this.bells.sleep()
+    return true
   }
 }

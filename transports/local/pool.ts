@@ -6,8 +6,9 @@ import { Piscina } from 'piscina'
 import type { CreditTable } from '../../runtime/actor/credits.js'
 import type { Spawner } from '../../runtime/actor/envelope.js'
 import { ActorError, asError, type Cause } from '../../runtime/actor/errors.js'
-import type { Links, PoolWord, ThreadWord } from './links.js'
+import type { LinkMemory, Links, PoolWord, ThreadWord } from './links.js'
 import type { ThreadTask } from './thread.js'
+import { wireMemory } from './wire.js'
 
 const closeMs = 2000
 
@@ -15,6 +16,8 @@ export interface PoolOptions {
   readonly system: string
   readonly workers: number
   readonly credits: CreditTable
+  readonly bells: SharedArrayBuffer
+  readonly maxMessageBytes: number
   readonly resourceLimits?: ResourceLimits
   readonly links: Links<ThreadWord>
   /** A host that was running has ended. */
@@ -59,14 +62,15 @@ export class Pool implements Spawner {
     if (this.closing)
       return Promise.reject(new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`))
     const { port1, port2 } = new MessageChannel()
-    this.options.links.connect(host, port1)
+    const [near, far] = linkMemory()
+    this.options.links.connect(host, port1, near)
     return new Promise((resolve, reject) => {
       const abort = new AbortController()
       const thread: Thread = {
         abort,
         running: false,
         unconnected: new Set(),
-        ended: this.run(host, port2, abort.signal).then((error) => this.ended(host, thread, error, reject)),
+        ended: this.run(host, port2, far, abort.signal).then((error) => this.ended(host, thread, error, reject)),
         progress: () => {
           if (thread.running && thread.unconnected.size === 0) resolve()
         },
@@ -88,9 +92,10 @@ export class Pool implements Spawner {
     for (const [other, { running }] of this.threads) {
       if (other === from || !running) continue
       const { port1, port2 } = new MessageChannel()
+      const [near, far] = linkMemory()
       thread.unconnected.add(other)
-      this.tell(from, { kind: 'connect', host: other, port: port1 }, [port1])
-      this.tell(other, { kind: 'connect', host: from, port: port2 }, [port2])
+      this.tell(from, { kind: 'connect', host: other, port: port1, memory: near }, [port1])
+      this.tell(other, { kind: 'connect', host: from, port: port2, memory: far }, [port2])
     }
     thread.progress()
   }
@@ -119,9 +124,9 @@ export class Pool implements Spawner {
   }
 
   /** Runs the task; resolves with why it ended, or null where it was closed. */
-  private async run(host: number, port: MessagePort, signal: AbortSignal): Promise<Error | null> {
-    const { system, credits } = this.options
-    const task: ThreadTask = { system, host, credits: credits.buffer, port }
+  private async run(host: number, port: MessagePort, memory: LinkMemory, signal: AbortSignal): Promise<Error | null> {
+    const { system, credits, bells, maxMessageBytes } = this.options
+    const task: ThreadTask = { system, host, credits: credits.buffer, bells, maxMessageBytes, port, memory }
     try {
       await this.piscina!.run(task, { transferList: [port], signal })
       return null
@@ -148,6 +153,16 @@ export class Pool implements Spawner {
     thread?.unconnected.delete(other)
     thread?.progress()
   }
+}
+
+/** The memory of a new link as each of its ends sees it. */
+function linkMemory(): [LinkMemory, LinkMemory] {
+  const there = wireMemory()
+  const back = wireMemory()
+  return [
+    { out: there, in: back },
+    { out: back, in: there },
+  ]
 }
 
 function causeOf(worker: number, error: Error | null): Cause {

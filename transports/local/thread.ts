@@ -4,15 +4,18 @@ import type { MessagePort } from 'node:worker_threads'
 import { CreditTable } from '../../runtime/actor/credits.js'
 import { systemClock } from '../../runtime/actor/envelope.js'
 import { Host } from '../../runtime/actor/host.js'
-import { Links, type PoolWord } from './links.js'
+import { type LinkMemory, Links, type PoolWord } from './links.js'
 
 /** What the pool gives a worker. */
 export interface ThreadTask {
   readonly system: string
   readonly host: number
   readonly credits: SharedArrayBuffer
+  readonly bells: SharedArrayBuffer
+  readonly maxMessageBytes: number
   /** To the pool's thread. */
   readonly port: MessagePort
+  readonly memory: LinkMemory
 }
 
 let hosting: string | null = null
@@ -25,11 +28,14 @@ export function runThread(task: ThreadTask): Promise<void> {
   hosting = task.system
   return new Promise((resolve) => {
     const links: Links<PoolWord> = new Links({
+      index: task.host,
+      bells: task.bells,
+      maxMessageBytes: task.maxMessageBytes,
       refHost: () => host,
       receive: (envelope) => host.receive(envelope),
       hear: (word) => {
         if (word.kind === 'connect') {
-          links.connect(word.host, word.port)
+          links.connect(word.host, word.port, word.memory)
           links.say(0, { kind: 'connected', host: word.host })
         } else if (word.kind === 'disconnect') links.disconnect(word.host)
         else {
@@ -46,7 +52,7 @@ export function runThread(task: ThreadTask): Promise<void> {
       transport: links,
       clock: systemClock,
     })
-    links.connect(0, task.port)
+    links.connect(0, task.port, task.memory)
     links.say(0, { kind: 'running' })
   })
 }

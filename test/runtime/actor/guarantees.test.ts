@@ -15,6 +15,7 @@ import {
   sender,
   watcher,
 } from '../../transports/cast.js'
+import { feeder } from '../../transports/services.js'
 
 async function start(t: ExecutionContext, workers = 0, seed = 1) {
   const system = await LoopbackSystem.start({ workers, seed })
@@ -304,6 +305,32 @@ test('An aborted ask rejects with ABORTED, leaves the mailbox if it waits there,
   await t.throwsAsync(ref.ask({ type: 'ping' }, { signal: AbortSignal.abort() }), { code: 'ABORTED' })
 })
 
+test('An ask of oneself fails at once with ASK_CYCLE, naming the actor twice', async (t) => {
+  const { system } = await start(t)
+  const selfish = defineActor(import.meta.url, 'selfish', {
+    init: () => 0,
+    receive: {
+      get: (_state, _message, context): Promise<unknown> =>
+        (context.self as unknown as ActorRef<{ get(): number }>)
+          .ask({ type: 'get' })
+          .catch((error: ActorError) => [error.code, error.message]),
+    },
+  })
+  const ref = await system.spawn(selfish, undefined, { name: 's' })
+  t.deepEqual(await ref.ask({ type: 'get' }), ['ASK_CYCLE', 'ask: cycle, each waits for the next: s -> s'])
+})
+
+test('A message that cannot travel is refused with NOT_SERIALISABLE and the place in it, and takes no room', async (t) => {
+  const { system } = await start(t, 1)
+  const ref = await system.spawn(echo, undefined, { worker: 0, mailbox: { capacity: 1 } })
+  const wrong = { code: 'NOT_SERIALISABLE', message: /message\.value\.list\.1, expected plain data.*got a function/ }
+  const message = { type: 'echo', value: { list: [1, () => 1] } } as const
+  t.throws(() => ref.tell(message), wrong)
+  await t.throwsAsync(ref.ask(message), wrong)
+  await t.throwsAsync(ref.ask({ type: 'badReply' }), { code: 'NOT_SERIALISABLE' })
+  t.is(await ref.ask({ type: 'echo', value: 1 }), 1)
+})
+
 test('An ask whose chain already holds its receiver fails at once with ASK_CYCLE and prints the chain', async (t) => {
   const { system } = await start(t, 2)
   const [a, b, c] = await Promise.all(
@@ -471,6 +498,88 @@ test('One-for-all: all siblings end and restart', async (t) => {
   t.deepEqual(log.slice(2), ['up a', 'up b'])
 })
 
+test('Rest-for-one: the failing actor and those spawned after it end and restart', async (t) => {
+  const { system } = await start(t)
+  const log: string[] = []
+  const [a, b, c] = await Promise.all(
+    ['a', 'b', 'c', 'd'].map((name) =>
+      system.spawn(worker(log), undefined, { name, strategy: 'rest-for-one', maxRestarts: 2 }),
+    ),
+  )
+  log.length = 0
+  b!.tell({ type: 'fail', text: 'x' })
+  await system.advance(10)
+  t.deepEqual(log.slice(0, 3).sort(), ['down b exception', 'down c sibling', 'down d sibling'])
+  t.deepEqual(log.slice(3), ['up b', 'up c', 'up d'])
+  // One before them that fails while they are down widens the set; that is one failure still.
+  log.length = 0
+  c!.tell({ type: 'fail', text: 'y' })
+  await system.settle()
+  a!.tell({ type: 'fail', text: 'z' })
+  await system.advance(20)
+  t.deepEqual(log.slice(0, 4).sort(), ['down a exception', 'down b sibling', 'down c exception', 'down d sibling'])
+  t.deepEqual(log.slice(4), ['up a', 'up b', 'up c', 'up d'])
+  // The budget is that of all.
+  a!.tell({ type: 'fail', text: 'last' })
+  await system.advance(100)
+  t.deepEqual((await system.inspect()).actors, [])
+})
+
+test('Siblings of different strategies that fail at once each restart once', async (t) => {
+  const { system } = await start(t)
+  const log: string[] = []
+  const one = await system.spawn(worker(log), undefined, { name: 'one', backoff: { initial: 20 } })
+  const all = await system.spawn(worker(log), undefined, { name: 'all', strategy: 'one-for-all' })
+  log.length = 0
+  one.tell({ type: 'fail', text: 'x' })
+  all.tell({ type: 'fail', text: 'y' })
+  await system.advance(1000)
+  t.deepEqual(log.slice(0, 2).sort(), ['down all exception', 'down one exception'])
+  t.deepEqual(log.slice(2), ['up one', 'up all'])
+  t.is((await system.inspect()).actors.length, 2)
+})
+
+test('Jitter shortens a wait by a part that the seed of the system draws', async (t) => {
+  const delays = async (seed: number) => {
+    const { system } = await start(t, 0, seed)
+    const times: number[] = []
+    const log: string[] = []
+    const ref = await system.spawn(worker(log), undefined, { backoff: { initial: 100, factor: 1, jitter: 0.5 } })
+    for (let restart = 1; restart <= 3; restart++) {
+      ref.tell({ type: 'fail', text: 'x' })
+      const from = system.clock.now()
+      await system.settle()
+      while (log.filter((line) => line.startsWith('up')).length === restart) await system.advance(1)
+      times.push(system.clock.now() - from)
+    }
+    return times
+  }
+  const first = await delays(1)
+  t.deepEqual(await delays(1), first)
+  t.notDeepEqual(await delays(2), first)
+  for (const time of first) t.true(time >= 50 && time <= 100, String(time))
+  t.true(new Set(first).size > 1)
+})
+
+test('A worker that does not answer a forced stop for 2 s is ended: its actors have stalled', async (t) => {
+  const { system, of } = await start(t, 1)
+  const stuck = await system.spawn(counter, { start: 0 }, { name: 'stuck', worker: 0 })
+  const beside = await system.spawn(counter, { start: 3 }, { name: 'beside', worker: 0 })
+  const watch = await system.spawn(watcher, undefined, { worker: 'main' })
+  await watch.ask({ type: 'watch', ref: beside })
+  system.freeze(0)
+  const stopping = stuck.stop({ force: true })
+  await system.advance(1999)
+  t.deepEqual(of('worker-exit'), [])
+  await system.advance(1)
+  await stopping
+  t.like(of('worker-exit')[0], { worker: 0, cause: { kind: 'stalled' } })
+  await system.advance(100)
+  const [end] = await watch.ask({ type: 'ends' })
+  t.like(end, { path: 'beside', cause: { kind: 'stalled' }, restarting: true })
+  t.is(await beside.ask({ type: 'get' }), 3)
+})
+
 test('Restarts wait longer each time, up to the bound', async (t) => {
   const { system } = await start(t)
   const log: string[] = []
@@ -560,6 +669,28 @@ test('A worker that ends takes the lives of its actors, with its cause, and is r
   t.is((await top.ask({ type: 'children' })).length, 2)
   const view = await system.inspect()
   t.deepEqual(view.workers[1], { worker: 0, actors: 1, restarts: 1 })
+})
+
+test('A reply to a worker that was lost reaches nobody on its successor', async (t) => {
+  const { system } = await start(t, 2)
+  const [first, second] = await Promise.all(
+    ['first', 'second'].map((name) => system.spawn(holder, { heeds: true }, { name, worker: 1 })),
+  )
+  const asker = await system.spawn(feeder, undefined, { name: 'asker', worker: 0 })
+  asker.tell({ type: 'ask', ref: first! })
+  await system.settle()
+  await system.kill(0)
+  await system.advance(20)
+  asker.tell({ type: 'ask', ref: second! })
+  await system.settle()
+  await first!.stop()
+  await system.settle()
+  const view = (await system.inspect()).actors.find((actor) => actor.path === 'asker')
+  t.deepEqual(
+    view?.activity?.waitsFor.map(({ actor }) => actor),
+    ['second'],
+  )
+  await second!.stop()
 })
 
 test('A stop waits for the running handler up to the grace time, then kills', async (t) => {

@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/credits.js'
 import { ActorError } from '../../../runtime/actor/errors.js'
 import { Queue } from '../../../runtime/actor/queue.js'
+import { Random } from '../../../runtime/actor/random.js'
 import { fallTogether, policyOf, RestartBudget, unitName } from '../../../runtime/actor/supervision.js'
 
 test('a queue is an array with push, shift and removal', (t) => {
@@ -84,13 +85,13 @@ test('credits: life numbers wrap without touching the credits', (t) => {
 })
 
 test('a restart budget counts within its window and backs off exponentially', (t) => {
-  const policy = { maxRestarts: 3, withinMs: 1000, backoff: { initial: 10, factor: 3, max: 50 } }
+  const policy = { maxRestarts: 3, withinMs: 1000, backoff: { initial: 10, factor: 3, max: 50, jitter: 0 } }
   const budget = new RestartBudget()
   t.deepEqual(
-    [0, 100, 200, 300, 999, 1000, 1050, 1100].map((now) => budget.spend(now, policy)),
+    [0, 100, 200, 300, 999, 1000, 1050, 1100].map((now) => budget.spend(now, policy, new Random(1))),
     [10, 30, 50, null, null, 50, null, 50],
   )
-  t.is(new RestartBudget().spend(0, { ...policy, maxRestarts: 0 }), null)
+  t.is(new RestartBudget().spend(0, { ...policy, maxRestarts: 0 }, new Random(1)), null)
 })
 
 test('spawn options: defaults, and one error per wrong value', (t) => {
@@ -101,13 +102,15 @@ test('spawn options: defaults, and one error per wrong value', (t) => {
     [{ mailbox: { capacity: 0 } }, /mailbox\.capacity, expected 1 to 1048575, got 0/],
     [
       { strategy: 'one-for-two' as never },
-      /strategy, expected one-for-one, one-for-group, one-for-all, got one-for-two/,
+      /strategy, expected one-for-one, rest-for-one, one-for-group, one-for-all, got one-for-two/,
     ],
     [{ strategy: 'one-for-group' }, /group, expected a name/],
     [{ maxRestarts: -1 }, /maxRestarts/],
     [{ withinMs: Number.NaN }, /withinMs/],
     [{ graceMs: -1 }, /graceMs/],
     [{ backoff: { factor: 0.5 } }, /backoff/],
+    [{ backoff: { jitter: 1.5 } }, /backoff\.jitter, expected 0 to 1, got 1\.5/],
+    [{ logLevel: 'loud' as never }, /logLevel, expected fatal, error, warn, info, debug, trace, silent, got loud/],
   ]
   for (const [options, message] of wrong)
     t.throws(() => policyOf(options, 2), { instanceOf: ActorError, code: 'BAD_OPTION', message })
@@ -119,9 +122,10 @@ test('who falls together', (t) => {
     { strategy: 'one-for-group', group: 'a' },
     { strategy: 'one-for-one', group: 'a' },
     { strategy: 'one-for-all' },
+    { strategy: 'rest-for-one' },
     { strategy: 'one-for-group', group: 'b' },
   ].map((options, id) => ({ id, policy: policyOf(options as never, 0) }))
   const falls = actors.map((actor) => fallTogether(actor, actors).map((each) => each.id))
-  t.deepEqual(falls, [[0, 1], [1], [0, 1, 2, 3], [3]])
-  t.deepEqual(actors.map(unitName), ['group a', 'one 1', 'all', 'group b'])
+  t.deepEqual(falls, [[0, 1], [1], [0, 1, 2, 3, 4], [3, 4], [4]])
+  t.deepEqual(actors.map(unitName), ['group a', 'one 1', 'all', 'rest', 'group b'])
 })
