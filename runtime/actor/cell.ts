@@ -314,6 +314,15 @@ export class Cell implements ContextCell, StreamOwner {
     this.settleCredit()
   }
 
+  /** The same for an ask; no `rest` follows. */
+  answerNow(letter: Letter): boolean {
+    if (this.busy || letter.life !== this.life || this.status !== 'running' || this.waiting > 0) return false
+    if (this.address.overflow === 'drop-oldest') return false
+    this.giveBack(letter)
+    this.handle(letter)
+    return true
+  }
+
   /** Ends this life: the mailbox closes and the signal fires now, the hook runs when the running handler is done or, forced, never. */
   stop(cause: Cause, force: boolean): void {
     if (this.status === 'over') return
