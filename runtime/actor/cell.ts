@@ -23,7 +23,7 @@ export interface CellHost extends ContextHost {
   readonly tracing: Tracing | null
   /** The time to within one turn of the event loop. */
   readonly now: number
-  load(definition: LifeSpec['definition']): Promise<ErasedBehaviour>
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour>
   /** Called between two handlers; false: the turn is to end. */
   proceed(): boolean
   /** Gives the cell a turn soon. */
@@ -44,6 +44,9 @@ const mostOwed = 64
 /** Numbers above are no lives: such letters hold no credit. */
 const maxLife = lifeOf(-1)
 
+/** Nobody waits for credit, as at most actors. */
+const nobody: { id: number; host: number }[] = []
+
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
@@ -53,10 +56,10 @@ export class Cell implements ContextCell, StreamOwner {
   scheduled = false
   private readonly life: number
   private readonly letters = new Queue<Letter>()
-  private readonly notices = new Queue<Terminated>()
+  private notices: Queue<Terminated> | null = null
   private readonly frame: Frame
   private readonly context: ActorContext
-  private creditWaiters: { id: number; host: number }[] = []
+  private creditWaiters: { id: number; host: number }[] = nobody
   private status: Status = 'starting'
   /** `init`, a handler or the `stop` hook is pending. */
   private busy = true
@@ -179,25 +182,47 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** Loads the definition and makes the state; reports `started` or `failed`. */
-  async start(): Promise<void> {
-    try {
-      const behaviour = await this.host.load(this.spec.definition)
-      this.behaviour = behaviour
-      this.state = await frames.run(this.frame, async () =>
-        behaviour.init(this.context, this.spec.args, this.spec.survived),
+  start(): void {
+    const loaded = this.host.load(this.spec.definition)
+    if (loaded instanceof Promise) {
+      loaded.then(
+        (behaviour) => this.init(behaviour),
+        (error) => this.unstarted(error),
       )
-      this.initialised = true
+    } else this.init(loaded)
+  }
+
+  private init(behaviour: ErasedBehaviour): void {
+    this.behaviour = behaviour
+    let state: unknown
+    try {
+      state = frames.run(this.frame, () => behaviour.init(this.context, this.spec.args, this.spec.survived))
     } catch (error) {
-      this.busy = false
-      this.fail(error)
+      this.unstarted(error)
       return
     }
+    if (typeof (state as PromiseLike<unknown> | undefined | null)?.then === 'function') {
+      ;(state as PromiseLike<unknown>).then(
+        (made) => this.started(made),
+        (error) => this.unstarted(error),
+      )
+    } else this.started(state)
+  }
+
+  private started(state: unknown): void {
+    this.state = state
+    this.initialised = true
     this.busy = false
     if (this.status === 'starting') {
       this.status = 'running'
       this.host.report({ kind: 'started', id: this.address.id, incarnation: this.incarnation })
     }
     this.settled()
+  }
+
+  private unstarted(error: unknown): void {
+    this.busy = false
+    this.fail(error)
   }
 
   deliver(letter: Letter): void {
@@ -212,6 +237,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   notify(notice: Terminated): void {
+    this.notices ??= new Queue()
     this.notices.push(notice)
     this.host.schedule(this)
   }
@@ -231,7 +257,8 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Answers when the mailbox has room, or is closed. */
   awaitCredit(id: number, host: number): void {
-    this.creditWaiters.push({ id, host })
+    if (this.creditWaiters === nobody) this.creditWaiters = [{ id, host }]
+    else this.creditWaiters.push({ id, host })
     const { slot, id: actor } = this.address
     if (this.host.credits.left(slot, actor) !== 0) this.wakeCreditWaiters()
   }
@@ -253,7 +280,7 @@ export class Cell implements ContextCell, StreamOwner {
   turn(): boolean {
     if (this.busy || this.status !== 'running') return false
     const behaviour = this.behaviour!
-    const notice = this.notices.shift()
+    const notice = this.notices?.shift()
     if (notice) {
       this.perform(null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
     } else {
@@ -294,7 +321,7 @@ export class Cell implements ContextCell, StreamOwner {
     if (this.status !== 'ending') {
       this.close(cause)
       this.status = 'ending'
-      if (!this.busy && !force) void this.finish()
+      if (!this.busy && !force) this.finish()
     }
     if (force) this.end(null)
   }
@@ -305,7 +332,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private get waiting(): number {
-    return this.notices.size + this.letters.size + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
+    return this.letters.size + (this.notices?.size ?? 0) + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
   }
 
   /** The message of a timer that is due. */
@@ -407,7 +434,7 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** This life has failed. */
   fail(thrown: unknown): void {
-    if (this.status === 'ending') void this.finish()
+    if (this.status === 'ending') this.finish()
     if (this.status !== 'starting' && this.status !== 'running') return
     const cause = exceptionCause(thrown)
     this.close(cause)
@@ -416,7 +443,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private settled(): void {
-    if (this.status === 'ending') void this.finish()
+    if (this.status === 'ending') this.finish()
     else if (this.status === 'running') this.host.schedule(this)
   }
 
@@ -431,22 +458,21 @@ export class Cell implements ContextCell, StreamOwner {
     for (let letter = this.letters.shift(); letter; letter = this.letters.shift())
       this.host.undeliverable(letter, cause)
     this.wakeCreditWaiters()
-    const error = deadActor('signal', this.address.path, cause)
-    this.abort?.abort(error)
+    this.abort?.abort(deadActor('signal', this.address.path, cause))
   }
 
-  private async finish(): Promise<void> {
+  private finish(): void {
     this.busy = true
-    let stopError: Error | null = null
     const { behaviour, cause } = this
-    if (this.initialised && behaviour?.stop) {
-      try {
-        await frames.run(this.frame, async () => behaviour.stop?.(this.state, this.context, cause!))
-      } catch (error) {
-        stopError = exceptionCause(error).error!
-      }
+    if (!this.initialised || !behaviour?.stop) {
+      this.end(null)
+      return
     }
-    this.end(stopError)
+    const hook = async (): Promise<unknown> => behaviour.stop?.(this.state, this.context, cause!)
+    frames.run(this.frame, hook).then(
+      () => this.end(null),
+      (error) => this.end(asError(error)),
+    )
   }
 
   private end(stopError: Error | null): void {
@@ -474,7 +500,7 @@ export class Cell implements ContextCell, StreamOwner {
   private wakeCreditWaiters(): void {
     if (this.creditWaiters.length === 0) return
     const waiters = this.creditWaiters
-    this.creditWaiters = []
+    this.creditWaiters = nobody
     for (const { id, host } of waiters) this.host.reply({ id, host }, undefined)
   }
 }

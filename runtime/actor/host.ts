@@ -4,7 +4,7 @@ import { Cell, type CellHost } from './cell.js'
 import { type CreditTable, creditless, down, full } from './credits.js'
 import { Deadlines } from './deadlines.js'
 import { Obituaries } from './deathwatch.js'
-import { ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
+import { type ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
 import type {
   Address,
   Clock,
@@ -63,6 +63,10 @@ export class Host implements CellHost {
   tracing: Tracing | null = null
   private readonly transport: Transport
   private readonly cells = new Map<number, Cell>()
+  /** Cells whose `init` is to run. */
+  private readonly starting = new Queue<Cell>()
+  /** Behaviours that were imported, by definition. */
+  private readonly behaviours = new Map<string, ErasedBehaviour>()
   private readonly obituaries = new Obituaries()
   private readonly pending = new Pending()
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
@@ -201,21 +205,27 @@ export class Host implements CellHost {
     }
   }
 
-  async stop(to: Address, force: boolean): Promise<void> {
+  stop(to: Address, force: boolean): Promise<void> {
     const path = this.frame()?.actor.address.path
-    const stopping = this.request({ op: 'stop', id: to.id, force })
-    if (path === to.path || path?.startsWith(`${to.path}/`)) stopping.catch(() => {})
-    else await stopping
+    const stopping = this.request({ op: 'stop', id: to.id, force }) as Promise<void>
+    if (path !== to.path && !path?.startsWith(`${to.path}/`)) return stopping
+    stopping.catch(() => {})
+    return Promise.resolve()
   }
 
   async terminated(to: Address): Promise<Cause> {
     return (await this.request({ op: 'await-gone', id: to.id })) as Cause
   }
 
-  async spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
-    const key = this.index === 0 ? { ...definition.key, local: definition } : definition.key
-    const address = await this.request({ op: 'spawn', definition: key, args, options, parent: parent?.id ?? null })
-    return new Ref(this, address as Address)
+  spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
+    return new Promise((resolve, reject) => {
+      const key = this.index === 0 ? definition.here : definition.key
+      this.submit(
+        { op: 'spawn', definition: key, args, options, parent: parent?.id ?? null },
+        (address) => resolve(new Ref(this, address as Address)),
+        reject,
+      )
+    })
   }
 
   publish(actor: string, event: unknown): void {
@@ -261,9 +271,16 @@ export class Host implements CellHost {
     this.cells.clear()
   }
 
-  async load(definition: LifeSpec['definition']): Promise<ErasedBehaviour> {
-    const { local } = definition
-    return (local instanceof ActorDefinition ? local : await importDefinition(definition)).behaviour
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour> {
+    const { local, url, name, fingerprint } = definition
+    if (local) return local.behaviour
+    const key = `${url} ${name} ${fingerprint}`
+    const known = this.behaviours.get(key)
+    if (known) return known
+    return importDefinition(definition).then(({ behaviour }) => {
+      this.behaviours.set(key, behaviour)
+      return behaviour
+    })
   }
 
   schedule(cell: Cell): void {
@@ -355,6 +372,10 @@ export class Host implements CellHost {
     this.clock.later(this.go)
   }
 
+  private readonly startCells = (): void => {
+    for (let cell = this.starting.shift(); cell; cell = this.starting.shift()) if (!this.closed) cell.start()
+  }
+
   private hear(envelope: Letter | Signal): void {
     switch (envelope.kind) {
       case 'letter': {
@@ -394,7 +415,9 @@ export class Host implements CellHost {
       case 'start': {
         const cell = new Cell(this, order.spec)
         this.cells.set(order.spec.address.id, cell)
-        void cell.start()
+        // Not at once, for it may be the handler or the init of another that spawns it.
+        this.starting.push(cell)
+        if (this.starting.size === 1) this.clock.soon(this.startCells)
         break
       }
       case 'stop':
@@ -534,14 +557,16 @@ export class Host implements CellHost {
   }
 
   request(request: GuardianRequest): Promise<unknown> {
-    return new Promise((resolve, reject) => {
-      if (this.closed) throw this.closed
-      const id = this.pending.open(0, resolve, reject)
-      try {
-        this.report({ kind: 'request', id, host: this.index, request })
-      } catch (error) {
-        this.pending.reject(id, asError(error))
-      }
-    })
+    return new Promise((resolve, reject) => this.submit(request, resolve, reject))
+  }
+
+  private submit(request: GuardianRequest, resolve: (value: unknown) => void, reject: (error: Error) => void): void {
+    if (this.closed) throw this.closed
+    const id = this.pending.open(0, resolve, reject)
+    try {
+      this.report({ kind: 'request', id, host: this.index, request })
+    } catch (error) {
+      this.pending.reject(id, asError(error))
+    }
   }
 }

@@ -5,7 +5,7 @@ import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/cre
 import { ActorError } from '../../../runtime/actor/errors.js'
 import { Queue } from '../../../runtime/actor/queue.js'
 import { Random } from '../../../runtime/actor/random.js'
-import { fallTogether, policyOf, RestartBudget, unitName } from '../../../runtime/actor/supervision.js'
+import { fallTogether, policyOf, RestartBudget, samePolicy, unitName } from '../../../runtime/actor/supervision.js'
 
 test('a queue is an array with push, shift and removal', (t) => {
   const command = fc.oneof(
@@ -95,7 +95,7 @@ test('a restart budget counts within its window and backs off exponentially', (t
 })
 
 test('spawn options: defaults, and one error per wrong value', (t) => {
-  t.like(policyOf({}, 2), { worker: null, capacity: 1000, strategy: 'one-for-one', maxRestarts: 3, withinMs: 60_000 })
+  t.like(policyOf({}, 2), { capacity: 1000, strategy: 'one-for-one', maxRestarts: 3, withinMs: 60_000 })
   const wrong: [Parameters<typeof policyOf>[0], RegExp][] = [
     [{ name: 'a/b' }, /name, expected a name without "\/", got a\/b/],
     [{ worker: 2 }, /worker, expected "main" or 0 to 1, got 2/],
@@ -115,6 +115,31 @@ test('spawn options: defaults, and one error per wrong value', (t) => {
   for (const [options, message] of wrong)
     t.throws(() => policyOf(options, 2), { instanceOf: ActorError, code: 'BAD_OPTION', message })
   t.throws(() => policyOf({ worker: 0 }, 0), { message: /expected "main", for the system has no workers, got 0/ })
+})
+
+test('two policies are the same only where every option is', (t) => {
+  const other: Parameters<typeof policyOf>[0][] = [
+    { mailbox: { capacity: 7 } },
+    { mailbox: { overflow: 'fail' } },
+    { strategy: 'one-for-all' },
+    { group: 'g' },
+    { maxRestarts: 7 },
+    { withinMs: 7 },
+    { backoff: { initial: 7 } },
+    { backoff: { factor: 7 } },
+    { backoff: { max: 77 } },
+    { backoff: { jitter: 0.7 } },
+    { graceMs: 7 },
+    { logLevel: 'warn' },
+  ]
+  t.is(
+    other.length,
+    Object.keys(policyOf({}, 2)).length - 1 + Object.keys(policyOf({}, 2).backoff).length,
+    'every option is here',
+  )
+  const all = [{}, ...other]
+  for (const options of all)
+    for (const others of all) t.is(samePolicy(policyOf(options, 2), policyOf(others, 2)), options === others)
 })
 
 test('who falls together', (t) => {
