@@ -5,6 +5,7 @@ import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/cre
 import { ActorError } from '../../../runtime/actor/errors.js'
 import { Queue } from '../../../runtime/actor/queue.js'
 import { Random } from '../../../runtime/actor/random.js'
+import { HandlerTimes } from '../../../runtime/actor/stats.js'
 import { fallTogether, policyOf, RestartBudget, samePolicy, unitName } from '../../../runtime/actor/supervision.js'
 
 test('a queue is an array with push, shift and removal', (t) => {
@@ -82,6 +83,37 @@ test('credits: life numbers wrap without touching the credits', (t) => {
     t.is(table.left(0, 1), maxCapacity - 1)
     t.is(table.close(0, maxCapacity), 1)
   }
+})
+
+test('times of handlers: the count of all, percentiles of the latest 128 that were timed, within 2 %', (t) => {
+  const ms = fc.double({ min: -4, max: 7, noNaN: true }).map((exponent) => 10 ** exponent)
+  fc.assert(
+    fc.property(fc.array(ms, { maxLength: 1500 }), (runs) => {
+      const times = new HandlerTimes()
+      const timed: number[] = []
+      for (const run of runs) {
+        if (!times.begin()) continue
+        times.note(run)
+        timed.push(run)
+      }
+      const expectedTimed = runs.filter((_, n) => n < 64 || (n + 1) % 16 === 0)
+      t.deepEqual(timed, expectedTimed)
+      const view = times.view()
+      t.is(view.count, runs.length)
+      const sorted = timed.slice(-128).toSorted((a, b) => a - b)
+      for (const [name, quantile] of [
+        ['p50', 0.5],
+        ['p90', 0.9],
+        ['p99', 0.99],
+        ['max', 1],
+      ] as const) {
+        const truth = sorted[Math.ceil(quantile * sorted.length) - 1] ?? 0
+        if (truth < 0.001) t.is(view[name], 0)
+        else t.true(Math.abs(view[name] / truth - 1) < 0.02, `${name} ${view[name]} of ${truth}`)
+      }
+    }),
+    { numRuns: 50 },
+  )
 })
 
 test('a restart budget counts within its window and backs off exponentially', (t) => {
