@@ -7,7 +7,7 @@ import type { Address, Clock, Letter, LifeSpec } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
-import { createLogger, type Logger } from './log.js'
+import { createLogger, type Logger, type LogLevel } from './log.js'
 import { Queue } from './queue.js'
 import { noCredit, Stash } from './stash.js'
 import { HandlerTimes } from './stats.js'
@@ -52,6 +52,11 @@ type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
 export class Cell implements ContextCell, StreamOwner {
   readonly address: Address
+  readonly parent: Address | null
+  readonly worker: Place
+  readonly incarnation: number
+  private readonly capacity: number
+  private readonly logLevel: LogLevel
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
   private readonly life: number
@@ -82,9 +87,14 @@ export class Cell implements ContextCell, StreamOwner {
 
   constructor(
     private readonly host: CellHost,
-    private readonly spec: LifeSpec,
+    spec: LifeSpec,
   ) {
     this.address = spec.address
+    this.parent = spec.parent
+    this.worker = spec.worker
+    this.incarnation = spec.incarnation
+    this.capacity = spec.capacity
+    this.logLevel = spec.logLevel
     this.life = host.credits.open(spec.address.slot, spec.address.id, spec.capacity)
     this.frame = { host, actor: this, chain: [this.address] }
     this.context = new Context(host, this)
@@ -92,18 +102,6 @@ export class Cell implements ContextCell, StreamOwner {
 
   get over(): boolean {
     return this.status === 'over'
-  }
-
-  get incarnation(): number {
-    return this.spec.incarnation
-  }
-
-  get parent(): Address | null {
-    return this.spec.parent
-  }
-
-  get worker(): Place {
-    return this.spec.worker
   }
 
   get watches(): boolean {
@@ -122,7 +120,7 @@ export class Cell implements ContextCell, StreamOwner {
   get log(): Logger {
     const { system } = this.host
     const { path: actor } = this.address
-    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.spec.logLevel, (level, line) =>
+    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.logLevel, (level, line) =>
       this.host.report({ kind: 'event', event: { type: 'log', actor, level, line } }),
     )
     return this.logger
@@ -150,7 +148,7 @@ export class Cell implements ContextCell, StreamOwner {
     if (!this.current) {
       throw new ActorError('BAD_OPTION', `stash: ${this.address.path}, expected a message being handled, got none`)
     }
-    this.aside ??= new Stash(this.address.path, this.spec.capacity)
+    this.aside ??= new Stash(this.address.path, this.capacity)
     this.aside.hold(this.current)
     this.current = null
   }
@@ -182,21 +180,21 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** Loads the definition and makes the state; reports `started` or `failed`. */
-  start(): void {
-    const loaded = this.host.load(this.spec.definition)
+  start(spec: LifeSpec): void {
+    const loaded = this.host.load(spec.definition)
     if (loaded instanceof Promise) {
       loaded.then(
-        (behaviour) => this.init(behaviour),
+        (behaviour) => this.init(behaviour, spec),
         (error) => this.unstarted(error),
       )
-    } else this.init(loaded)
+    } else this.init(loaded, spec)
   }
 
-  private init(behaviour: ErasedBehaviour): void {
+  private init(behaviour: ErasedBehaviour, { args, survived }: LifeSpec): void {
     this.behaviour = behaviour
     let state: unknown
     try {
-      state = frames.run(this.frame, () => behaviour.init(this.context, this.spec.args, this.spec.survived))
+      state = frames.run(this.frame, () => behaviour.init(this.context, args, survived))
     } catch (error) {
       this.unstarted(error)
       return
@@ -231,7 +229,7 @@ export class Cell implements ContextCell, StreamOwner {
       return
     }
     letter.at = this.host.now
-    if (this.letters.size >= this.spec.capacity) this.dropOldest()
+    if (this.letters.size >= this.capacity) this.dropOldest()
     this.letters.push(letter)
     this.host.schedule(this)
   }
@@ -246,7 +244,7 @@ export class Cell implements ContextCell, StreamOwner {
   private dropOldest(): void {
     const letter = this.letters.shift()!
     const { path } = this.address
-    const { capacity } = this.spec
+    const { capacity } = this
     const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
     const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
     if (letter.ask) {
@@ -451,7 +449,7 @@ export class Cell implements ContextCell, StreamOwner {
   private close(cause: Cause): void {
     if (this.cause) return
     this.cause = cause
-    this.host.credits.close(this.address.slot, this.spec.capacity)
+    this.host.credits.close(this.address.slot, this.capacity)
     this.clockwork?.clear()
     this.host.streams.lifeOver(this.address, cause)
     for (const letter of this.aside?.drain() ?? []) this.host.undeliverable(letter, cause)

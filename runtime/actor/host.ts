@@ -64,7 +64,7 @@ export class Host implements CellHost {
   private readonly transport: Transport
   private readonly cells = new Map<number, Cell>()
   /** Cells whose `init` is to run. */
-  private readonly starting = new Queue<Cell>()
+  private readonly starting = new Queue<{ readonly cell: Cell; readonly spec: LifeSpec }>()
   /** Behaviours that were imported, by definition. */
   private readonly behaviours = new Map<string, ErasedBehaviour>()
   private readonly obituaries = new Obituaries()
@@ -373,7 +373,9 @@ export class Host implements CellHost {
   }
 
   private readonly startCells = (): void => {
-    for (let cell = this.starting.shift(); cell; cell = this.starting.shift()) if (!this.closed) cell.start()
+    for (let next = this.starting.shift(); next; next = this.starting.shift()) {
+      if (!this.closed) next.cell.start(next.spec)
+    }
   }
 
   private hear(envelope: Letter | Signal): void {
@@ -416,7 +418,7 @@ export class Host implements CellHost {
         const cell = new Cell(this, order.spec)
         this.cells.set(order.spec.address.id, cell)
         // Not at once, for it may be the handler or the init of another that spawns it.
-        this.starting.push(cell)
+        this.starting.push({ cell, spec: order.spec })
         if (this.starting.size === 1) this.clock.soon(this.startCells)
         break
       }

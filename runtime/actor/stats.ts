@@ -2,7 +2,7 @@
 // actor is not slowed by its clock. Percentiles are over the latest samples and within 2 %: a sample is kept as ten bits of its
 // logarithm, for there may be very many actors, and most of them idle.
 
-const kept = 128
+const kept = 120
 const timedAtFirst = 64
 const oneIn = 16
 
