@@ -7,7 +7,7 @@ import { type Address, type Clock, type Letter, type LifeSpec, letterOf, type Us
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
-import { createLogger, type Logger } from './log.js'
+import { createLogger, type Logger, type LogLevel } from './log.js'
 import { Queue } from './queue.js'
 import { noCredit, Stash } from './stash.js'
 import { HandlerTimes } from './stats.js'
@@ -23,7 +23,7 @@ export interface CellHost extends ContextHost {
   readonly tracing: Tracing | null
   /** The time to within one turn of the event loop. */
   readonly now: number
-  load(definition: LifeSpec['definition']): Promise<ErasedBehaviour>
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour>
   /** Called between two handlers; false: the turn is to end. */
   proceed(): boolean
   /** Gives the cell a turn soon. */
@@ -46,19 +46,27 @@ const maxLife = lifeOf(-1)
 
 type Handler = ErasedBehaviour['receive'][string]
 
+/** Nobody waits for credit, as at most actors. */
+const nobody: { id: number; host: number }[] = []
+
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
 export class Cell implements ContextCell, StreamOwner {
   readonly address: Address
+  readonly parent: Address | null
+  readonly worker: Place
+  readonly incarnation: number
+  private readonly capacity: number
+  private readonly logLevel: LogLevel
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
   private readonly life: number
   private readonly letters = new Queue<Letter>()
-  private readonly notices = new Queue<Terminated>()
+  private notices: Queue<Terminated> | null = null
   readonly frame: Frame
   private readonly context: ActorContext
-  private creditWaiters: { id: number; host: number }[] = []
+  private creditWaiters: { id: number; host: number }[] = nobody
   private status: Status = 'starting'
   /** `init`, a handler or the `stop` hook is pending. */
   private busy = true
@@ -87,9 +95,14 @@ export class Cell implements ContextCell, StreamOwner {
 
   constructor(
     private readonly host: CellHost,
-    private readonly spec: LifeSpec,
+    spec: LifeSpec,
   ) {
     this.address = spec.address
+    this.parent = spec.parent
+    this.worker = spec.worker
+    this.incarnation = spec.incarnation
+    this.capacity = spec.capacity
+    this.logLevel = spec.logLevel
     this.life = host.credits.open(spec.address.slot, spec.address.id, spec.capacity)
     this.frame = { host, actor: this, chain: [this.address] }
     this.context = new Context(host, this)
@@ -97,18 +110,6 @@ export class Cell implements ContextCell, StreamOwner {
 
   get over(): boolean {
     return this.status === 'over'
-  }
-
-  get incarnation(): number {
-    return this.spec.incarnation
-  }
-
-  get parent(): Address | null {
-    return this.spec.parent
-  }
-
-  get worker(): Place {
-    return this.spec.worker
   }
 
   get watches(): boolean {
@@ -127,7 +128,7 @@ export class Cell implements ContextCell, StreamOwner {
   get log(): Logger {
     const { system } = this.host
     const { path: actor } = this.address
-    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.spec.logLevel, (level, line) =>
+    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.logLevel, (level, line) =>
       this.host.report({ kind: 'event', event: { type: 'log', actor, level, line } }),
     )
     return this.logger
@@ -155,7 +156,7 @@ export class Cell implements ContextCell, StreamOwner {
     if (!this.message) {
       throw new ActorError('BAD_OPTION', `stash: ${this.address.path}, expected a message being handled, got none`)
     }
-    this.aside ??= new Stash(this.address.path, this.spec.capacity)
+    this.aside ??= new Stash(this.address.path, this.capacity)
     this.aside.hold(letterOf(this.address, noCredit, this.from, this.message, this.ask))
     this.message = null
   }
@@ -187,19 +188,36 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** Loads the definition and makes the state; reports `started` or `failed`. */
-  async start(): Promise<void> {
-    try {
-      const behaviour = await this.host.load(this.spec.definition)
-      this.behaviour = behaviour
-      this.state = await frames.run(this.frame, async () =>
-        behaviour.init(this.context, this.spec.args, this.spec.survived),
+  start(spec: LifeSpec): void {
+    const loaded = this.host.load(spec.definition)
+    if (loaded instanceof Promise) {
+      loaded.then(
+        (behaviour) => this.init(behaviour, spec),
+        (error) => this.unstarted(error),
       )
-      this.initialised = true
+    } else this.init(loaded, spec)
+  }
+
+  private init(behaviour: ErasedBehaviour, { args, survived }: LifeSpec): void {
+    this.behaviour = behaviour
+    let state: unknown
+    try {
+      state = frames.run(this.frame, () => behaviour.init(this.context, args, survived))
     } catch (error) {
-      this.busy = false
-      this.fail(error)
+      this.unstarted(error)
       return
     }
+    if (typeof (state as PromiseLike<unknown> | undefined | null)?.then === 'function') {
+      ;(state as PromiseLike<unknown>).then(
+        (made) => this.started(made),
+        (error) => this.unstarted(error),
+      )
+    } else this.started(state)
+  }
+
+  private started(state: unknown): void {
+    this.state = state
+    this.initialised = true
     this.busy = false
     if (this.status === 'starting') {
       this.status = 'running'
@@ -208,18 +226,24 @@ export class Cell implements ContextCell, StreamOwner {
     this.settled()
   }
 
+  private unstarted(error: unknown): void {
+    this.busy = false
+    this.fail(error)
+  }
+
   deliver(letter: Letter): void {
     if (lifeOf(letter.life) !== this.life || (this.status !== 'starting' && this.status !== 'running')) {
       this.host.undeliverable(letter, this.cause)
       return
     }
     letter.at = this.host.now
-    if (this.letters.size >= this.spec.capacity) this.dropOldest()
+    if (this.letters.size >= this.capacity) this.dropOldest()
     this.letters.push(letter)
     this.host.schedule(this)
   }
 
   notify(notice: Terminated): void {
+    this.notices ??= new Queue()
     this.notices.push(notice)
     this.host.schedule(this)
   }
@@ -228,7 +252,7 @@ export class Cell implements ContextCell, StreamOwner {
   private dropOldest(): void {
     const letter = this.letters.shift()!
     const { path } = this.address
-    const { capacity } = this.spec
+    const { capacity } = this
     const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
     const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
     if (letter.ask) {
@@ -239,7 +263,8 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Answers when the mailbox has room, or is closed. */
   awaitCredit(id: number, host: number): void {
-    this.creditWaiters.push({ id, host })
+    if (this.creditWaiters === nobody) this.creditWaiters = [{ id, host }]
+    else this.creditWaiters.push({ id, host })
     const { slot, id: actor } = this.address
     if (this.host.credits.left(slot, actor) !== 0) this.wakeCreditWaiters()
   }
@@ -261,7 +286,7 @@ export class Cell implements ContextCell, StreamOwner {
   turn(): boolean {
     if (this.busy || this.status !== 'running') return false
     const behaviour = this.behaviour!
-    const notice = this.notices.shift()
+    const notice = this.notices?.shift()
     if (notice) {
       this.perform(null, null, null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
     } else {
@@ -329,7 +354,7 @@ export class Cell implements ContextCell, StreamOwner {
     if (this.status !== 'ending') {
       this.close(cause)
       this.status = 'ending'
-      if (!this.busy && !force) void this.finish()
+      if (!this.busy && !force) this.finish()
     }
     if (force) this.end(null)
   }
@@ -340,7 +365,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private get waiting(): number {
-    return this.notices.size + this.letters.size + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
+    return this.letters.size + (this.notices?.size ?? 0) + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
   }
 
   /** The message of a timer that is due. */
@@ -473,7 +498,7 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** This life has failed. */
   fail(thrown: unknown): void {
-    if (this.status === 'ending') void this.finish()
+    if (this.status === 'ending') this.finish()
     if (this.status !== 'starting' && this.status !== 'running') return
     const cause = exceptionCause(thrown)
     this.close(cause)
@@ -482,7 +507,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private settled(): void {
-    if (this.status === 'ending') void this.finish()
+    if (this.status === 'ending') this.finish()
     else if (this.status === 'running' && this.waiting > 0) this.host.schedule(this)
   }
 
@@ -490,29 +515,28 @@ export class Cell implements ContextCell, StreamOwner {
   private close(cause: Cause): void {
     if (this.cause) return
     this.cause = cause
-    this.host.credits.close(this.address.slot, this.spec.capacity)
+    this.host.credits.close(this.address.slot, this.capacity)
     this.clockwork?.clear()
     this.host.streams.lifeOver(this.address, cause)
     for (const letter of this.aside?.drain() ?? []) this.host.undeliverable(letter, cause)
     for (let letter = this.letters.shift(); letter; letter = this.letters.shift())
       this.host.undeliverable(letter, cause)
     this.wakeCreditWaiters()
-    const error = deadActor('signal', this.address.path, cause)
-    this.abort?.abort(error)
+    this.abort?.abort(deadActor('signal', this.address.path, cause))
   }
 
-  private async finish(): Promise<void> {
+  private finish(): void {
     this.busy = true
-    let stopError: Error | null = null
     const { behaviour, cause } = this
-    if (this.initialised && behaviour?.stop) {
-      try {
-        await frames.run(this.frame, async () => behaviour.stop?.(this.state, this.context, cause!))
-      } catch (error) {
-        stopError = exceptionCause(error).error!
-      }
+    if (!this.initialised || !behaviour?.stop) {
+      this.end(null)
+      return
     }
-    this.end(stopError)
+    const hook = async (): Promise<unknown> => behaviour.stop?.(this.state, this.context, cause!)
+    frames.run(this.frame, hook).then(
+      () => this.end(null),
+      (error) => this.end(asError(error)),
+    )
   }
 
   private end(stopError: Error | null): void {
@@ -540,7 +564,7 @@ export class Cell implements ContextCell, StreamOwner {
   private wakeCreditWaiters(): void {
     if (this.creditWaiters.length === 0) return
     const waiters = this.creditWaiters
-    this.creditWaiters = []
+    this.creditWaiters = nobody
     for (const { id, host } of waiters) this.host.reply({ id, host }, undefined)
   }
 }

@@ -1,6 +1,6 @@
 // What hosts say to each other: messages of users with their replies, and the control traffic between every host and the guardian.
 // An envelope is plain data but for the user's values, so any transport that can carry those can carry it.
-import type { DefinitionKey, Overflow, Place, SpawnOptions } from './definition.js'
+import type { ActorDefinition, DefinitionKey, Overflow, Place, SpawnOptions } from './definition.js'
 import type { Cause } from './errors.js'
 import type { HostView } from './events.js'
 import type { LogLevel } from './log.js'
@@ -58,7 +58,7 @@ export const letterOf = (
 export interface LifeSpec {
   readonly address: Address
   readonly parent: Address | null
-  readonly definition: DefinitionKey & { readonly local?: object }
+  readonly definition: DefinitionKey & { readonly local?: ActorDefinition }
   readonly args: unknown
   readonly capacity: number
   readonly worker: Place

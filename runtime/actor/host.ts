@@ -4,7 +4,7 @@ import { Cell, type CellHost } from './cell.js'
 import { type CreditTable, creditless, down, full } from './credits.js'
 import { Deadlines } from './deadlines.js'
 import { Obituaries } from './deathwatch.js'
-import { ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
+import { type ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
 import {
   type Address,
   type Clock,
@@ -65,6 +65,10 @@ export class Host implements CellHost, Inbox {
   tracing: Tracing | null = null
   private readonly transport: Transport
   private readonly cells = new Map<number, Cell>()
+  /** Cells whose `init` is to run. */
+  private readonly starting = new Queue<{ readonly cell: Cell; readonly spec: LifeSpec }>()
+  /** Behaviours that were imported, by definition. */
+  private readonly behaviours = new Map<string, ErasedBehaviour>()
   private readonly obituaries = new Obituaries()
   private readonly pending = new Pending()
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
@@ -207,21 +211,27 @@ export class Host implements CellHost, Inbox {
     }
   }
 
-  async stop(to: Address, force: boolean): Promise<void> {
+  stop(to: Address, force: boolean): Promise<void> {
     const path = this.frame()?.actor.address.path
-    const stopping = this.request({ op: 'stop', id: to.id, force })
-    if (path === to.path || path?.startsWith(`${to.path}/`)) stopping.catch(() => {})
-    else await stopping
+    const stopping = this.request({ op: 'stop', id: to.id, force }) as Promise<void>
+    if (path !== to.path && !path?.startsWith(`${to.path}/`)) return stopping
+    stopping.catch(() => {})
+    return Promise.resolve()
   }
 
   async terminated(to: Address): Promise<Cause> {
     return (await this.request({ op: 'await-gone', id: to.id })) as Cause
   }
 
-  async spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
-    const key = this.index === 0 ? { ...definition.key, local: definition } : definition.key
-    const address = await this.request({ op: 'spawn', definition: key, args, options, parent: parent?.id ?? null })
-    return new Ref(this, address as Address)
+  spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
+    return new Promise((resolve, reject) => {
+      const key = this.index === 0 ? definition.here : definition.key
+      this.submit(
+        { op: 'spawn', definition: key, args, options, parent: parent?.id ?? null },
+        (address) => resolve(new Ref(this, address as Address)),
+        reject,
+      )
+    })
   }
 
   publish(actor: string, event: unknown): void {
@@ -298,9 +308,16 @@ export class Host implements CellHost, Inbox {
     this.cells.clear()
   }
 
-  async load(definition: LifeSpec['definition']): Promise<ErasedBehaviour> {
-    const { local } = definition
-    return (local instanceof ActorDefinition ? local : await importDefinition(definition)).behaviour
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour> {
+    const { local, url, name, fingerprint } = definition
+    if (local) return local.behaviour
+    const key = `${url} ${name} ${fingerprint}`
+    const known = this.behaviours.get(key)
+    if (known) return known
+    return importDefinition(definition).then(({ behaviour }) => {
+      this.behaviours.set(key, behaviour)
+      return behaviour
+    })
   }
 
   schedule(cell: Cell): void {
@@ -403,6 +420,12 @@ export class Host implements CellHost, Inbox {
     else cell.deliver(letter)
   }
 
+  private readonly startCells = (): void => {
+    for (let next = this.starting.shift(); next; next = this.starting.shift()) {
+      if (!this.closed) next.cell.start(next.spec)
+    }
+  }
+
   private hear(envelope: Letter | Signal): void {
     switch (envelope.kind) {
       case 'letter':
@@ -439,7 +462,9 @@ export class Host implements CellHost, Inbox {
       case 'start': {
         const cell = new Cell(this, order.spec)
         this.cells.set(order.spec.address.id, cell)
-        void cell.start()
+        // Not at once, for it may be the handler or the init of another that spawns it.
+        this.starting.push({ cell, spec: order.spec })
+        if (this.starting.size === 1) this.clock.soon(this.startCells)
         break
       }
       case 'stop':
@@ -590,14 +615,16 @@ export class Host implements CellHost, Inbox {
   }
 
   request(request: GuardianRequest): Promise<unknown> {
-    return new Promise((resolve, reject) => {
-      if (this.closed) throw this.closed
-      const id = this.pending.open(0, resolve, reject)
-      try {
-        this.report({ kind: 'request', id, host: this.index, request })
-      } catch (error) {
-        this.pending.reject(id, asError(error))
-      }
-    })
+    return new Promise((resolve, reject) => this.submit(request, resolve, reject))
+  }
+
+  private submit(request: GuardianRequest, resolve: (value: unknown) => void, reject: (error: Error) => void): void {
+    if (this.closed) throw this.closed
+    const id = this.pending.open(0, resolve, reject)
+    try {
+      this.report({ kind: 'request', id, host: this.index, request })
+    } catch (error) {
+      this.pending.reject(id, asError(error))
+    }
   }
 }
