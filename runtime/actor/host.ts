@@ -109,10 +109,10 @@ export class Host implements CellHost, Inbox {
     })
   }
 
-  /** The time to within one turn of the event loop. */
+  /** Whole milliseconds, to within one turn of the event loop. */
   get now(): number {
     if (this.time === null) {
-      this.time = this.clock.now()
+      this.time = Math.trunc(this.clock.now())
       this.clock.later(() => {
         this.time = null
       })

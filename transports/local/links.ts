@@ -26,8 +26,9 @@ export type ThreadWord = { readonly kind: 'running' } | { readonly kind: 'connec
 const batch = 256
 /** Letters written before the receiver is told. */
 const unpublishedLetters = 64
-const busyMs = 0.05
-const mostSkips = 8
+const soonMs = 0.05
+const spinMs = 0.02
+const mostSkips = 16
 /** A thread looks this long for the reply to its ask; where it had to wake the other, which may wait for its core, not so long. */
 const replyMs = 0.2
 const wokenReplyMs = 0.05
@@ -71,9 +72,9 @@ class Spin {
   /** It was woken after so many milliseconds without work. */
   woken(idleMs: number): void {
     this.ms = 0
-    if (idleMs >= busyMs) return
+    if (idleMs >= soonMs) return
     if (this.skips > 0) this.skips--
-    else this.ms = busyMs
+    else this.ms = spinMs
   }
 
   paid(): void {
