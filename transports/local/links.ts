@@ -287,8 +287,11 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     const { inbox } = this
     let worked = false
     inbox.begin()
-    for (const link of this.links) if (this.serve(link)) worked = true
-    inbox.end()
+    try {
+      for (const link of this.links) if (this.serve(link)) worked = true
+    } finally {
+      inbox.end()
+    }
     return worked
   }
 
