@@ -34,6 +34,7 @@ export interface Addon {
   load(handle: number, program: Uint8Array): number
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number): Promise<void>
+  yieldCore(): void
 }
 
 export type AddonResult =

@@ -2,6 +2,7 @@
 // Everything that one worker opened is kept in its `Worker` and ended by an environment cleanup hook: port first, then
 // threads.
 #include <napi.h>
+#include <sched.h>
 
 #include <map>
 #include <new>
@@ -333,6 +334,12 @@ Value close_rank(const CallbackInfo& info) {
   });
 }
 
+/// () -> lets another thread of this core run, if one waits for it
+Value yield_core(const CallbackInfo& info) {
+  sched_yield();
+  return info.Env().Undefined();
+}
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   auto* worker = new Worker;
   napi_set_instance_data(
@@ -357,6 +364,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<load>("load");
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
+  add.operator()<yield_core>("yieldCore");
   return exports;
 }
 
