@@ -3,7 +3,7 @@
 import { Context, type ContextCell, type ContextHost } from './context.js'
 import { type CreditTable, lifeOf } from './credits.js'
 import type { ActorContext, ErasedBehaviour, Place, Terminated } from './definition.js'
-import type { Address, Clock, Letter, LifeSpec } from './envelope.js'
+import { type Address, type Clock, type Letter, type LifeSpec, letterOf, type UserMessage } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
@@ -47,6 +47,8 @@ const maxLife = lifeOf(-1)
 /** Nobody waits for credit, as at most actors. */
 const nobody: { id: number; host: number }[] = []
 
+type Handler = ErasedBehaviour['receive'][string]
+
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
@@ -62,7 +64,7 @@ export class Cell implements ContextCell, StreamOwner {
   private readonly life: number
   private readonly letters = new Queue<Letter>()
   private notices: Queue<Terminated> | null = null
-  private readonly frame: Frame
+  readonly frame: Frame
   private readonly context: ActorContext
   private creditWaiters: { id: number; host: number }[] = nobody
   private status: Status = 'starting'
@@ -70,7 +72,13 @@ export class Cell implements ContextCell, StreamOwner {
   private busy = true
   /** Credits to give back. */
   private owed = 0
-  private current: Letter | null = null
+  /** The message being handled, who sent it and who awaits a reply. */
+  private message: UserMessage | null = null
+  private from: Address | null = null
+  private ask: Letter['ask'] = null
+  /** The latest type of message and its handler. */
+  private type = ''
+  private handler: Handler | null = null
   private cancelled = false
   private cause: Cause | undefined
   private behaviour: ErasedBehaviour | null = null
@@ -109,7 +117,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   get sender(): Address | null {
-    return this.current?.from ?? null
+    return this.message && this.from
   }
 
   get timers(): Timers {
@@ -133,7 +141,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   get askSignal(): AbortSignal {
-    if (!this.current?.ask) return this.signal
+    if (!this.message || !this.ask) return this.signal
     this.askAbort ??= new AbortController()
     if (this.cancelled) this.askAbort.abort(givenUp(this.address.path))
     return AbortSignal.any([this.signal, this.askAbort.signal])
@@ -145,12 +153,12 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Puts the current message aside; it is not answered now. Throws `BAD_OPTION`, `MAILBOX_FULL`. */
   stash(): void {
-    if (!this.current) {
+    if (!this.message) {
       throw new ActorError('BAD_OPTION', `stash: ${this.address.path}, expected a message being handled, got none`)
     }
     this.aside ??= new Stash(this.address.path, this.capacity)
-    this.aside.hold(this.current)
-    this.current = null
+    this.aside.hold(letterOf(this.address, noCredit, this.from, this.message, this.ask))
+    this.message = null
   }
 
   /** Puts what was stashed before all that waits. */
@@ -264,7 +272,7 @@ export class Cell implements ContextCell, StreamOwner {
   /** The asker gave up: a waiting letter goes, a running handler is told. */
   cancel(ask: number, host: number): void {
     const matches = (letter: Letter): boolean => letter.ask?.id === ask && letter.ask.host === host
-    if (this.current && matches(this.current)) {
+    if (this.message && this.ask?.id === ask && this.ask.host === host) {
       this.cancelled = true
       this.askAbort?.abort(givenUp(this.address.path))
     } else {
@@ -280,12 +288,12 @@ export class Cell implements ContextCell, StreamOwner {
     const behaviour = this.behaviour!
     const notice = this.notices?.shift()
     if (notice) {
-      this.perform(null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
+      this.perform(null, null, null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
     } else {
       const letter = this.tick() ?? this.aside?.take() ?? this.letters.shift()
       if (!letter) return false
       if (letter.life !== noCredit) this.giveBack(letter)
-      if (letter.ask) this.handle(behaviour, letter)
+      if (letter.ask) this.handle(letter)
       else {
         frames.run(this.frame, runTells, this, letter)
         this.settleCredit()
@@ -296,12 +304,11 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Handles a letter and those behind it, for a while, as long as nobody asks. */
   tells(first: Letter): void {
-    const { receive } = this.behaviour!
     let letter = first
     for (let n = 1; ; n++) {
-      const type = letter.message.type as string
-      if (typeof type === 'string' && Object.hasOwn(receive, type)) this.performNow(letter, receive, type)
-      else this.handle(this.behaviour!, letter)
+      const handler = this.handlerOf(letter.message.type)
+      if (handler) this.run(handler, letter.from, letter.message)
+      else this.unknown(letter)
       if (n >= mostTells || this.busy || this.status !== 'running' || !this.host.proceed()) return
       if (this.status !== 'running' || this.waiting > this.letters.size) return
       const next = this.letters.first
@@ -311,6 +318,25 @@ export class Cell implements ContextCell, StreamOwner {
       if (this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
       letter = next
     }
+  }
+
+  /**
+   * Handles a message that just arrived, within the actor's frame; false: something is before it, or it is not to be handled.
+   * `rest` follows, when no more such messages come for now.
+   */
+  handleNow(life: number, from: Address | null, message: UserMessage): boolean {
+    if (this.busy || life !== this.life || this.status !== 'running' || this.waiting > 0) return false
+    // What follows may be to take its place.
+    if (this.address.overflow === 'drop-oldest') return false
+    const handler = this.handlerOf(message.type)
+    if (!handler) return false
+    if (++this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
+    this.run(handler, from, message)
+    return true
+  }
+
+  rest(): void {
+    this.settleCredit()
   }
 
   /** Ends this life: the mailbox closes and the signal fires now, the hook runs when the running handler is done or, forced, never. */
@@ -337,53 +363,84 @@ export class Cell implements ContextCell, StreamOwner {
   private tick(): Letter | undefined {
     const message = this.clockwork?.take()
     const { address } = this
-    return message && { kind: 'letter', to: address, life: noCredit, from: address, message, ask: null, at: 0 }
+    return message && letterOf(address, noCredit, address, message)
   }
 
-  private handle(behaviour: ErasedBehaviour, letter: Letter): void {
-    const { type } = letter.message
-    if (typeof type !== 'string' || !Object.hasOwn(behaviour.receive, type)) {
-      const known = Object.keys(behaviour.receive).join(', ')
-      const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
-      const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
-      if (letter.ask) this.host.refuse(letter.ask, error)
-      else this.host.undeliverable(letter, { kind: 'exception', message, error })
+  private handlerOf(type: PropertyKey): Handler | null {
+    if (type === this.type) return this.handler
+    const { receive } = this.behaviour!
+    if (typeof type !== 'string' || !Object.hasOwn(receive, type)) return null
+    this.type = type
+    this.handler = receive[type]!
+    return this.handler
+  }
+
+  private handle(letter: Letter): void {
+    const { message, from, ask } = letter
+    const handler = this.handlerOf(message.type)
+    if (!handler) {
+      this.unknown(letter)
       return
     }
-    const frame = letter.ask ? { host: this.host, actor: this, chain: [...letter.ask.chain, this.address] } : this.frame
-    const run = (): unknown => behaviour.receive[type]!(this.state, letter.message, this.context)
-    const trace = letter.ask?.trace
+    const frame = ask ? { host: this.host, actor: this, chain: [...ask.chain, this.address] } : this.frame
+    const run = (): unknown => handler.call(this.behaviour!.receive, this.state, message, this.context)
+    const trace = ask?.trace
     const { tracing } = this.host
-    this.perform(letter, frame, trace && tracing ? () => tracing.handle(this.address, type, trace, run) : run)
+    const type = message.type as string
+    this.perform(
+      message,
+      from,
+      ask,
+      frame,
+      trace && tracing ? () => tracing.handle(this.address, type, trace, run) : run,
+    )
+  }
+
+  private unknown(letter: Letter): void {
+    const { type } = letter.message
+    const known = Object.keys(this.behaviour!.receive).join(', ')
+    const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
+    const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
+    if (letter.ask) this.host.refuse(letter.ask, error)
+    else this.host.undeliverable(letter, { kind: 'exception', message, error })
   }
 
   /** Handles a tell within the actor's frame. */
-  private performNow(letter: Letter, receive: ErasedBehaviour['receive'], type: string): void {
-    this.begin(letter)
+  private run(handler: Handler, from: Address | null, message: UserMessage): void {
+    this.begin(message, from, null)
     let result: unknown
     try {
-      result = receive[type]!(this.state, letter.message, this.context)
+      result = handler.call(this.behaviour!.receive, this.state, message, this.context)
     } catch (error) {
-      this.threw(letter, error)
+      this.threw(message, null, error)
       return
     }
-    this.settle(letter, this.frame, result)
+    if (result === undefined) this.handled(null, this.frame, undefined)
+    else this.settle(message, null, this.frame, result)
   }
 
-  private perform(letter: Letter | null, frame: Frame, run: () => unknown): void {
-    this.begin(letter)
+  private perform(
+    message: UserMessage | null,
+    from: Address | null,
+    ask: Letter['ask'],
+    frame: Frame,
+    run: () => unknown,
+  ): void {
+    this.begin(message, from, ask)
     let result: unknown
     try {
       result = frames.run(frame, run)
     } catch (error) {
-      this.threw(letter, error)
+      this.threw(message, ask, error)
       return
     }
-    this.settle(letter, frame, result)
+    this.settle(message, ask, frame, result)
   }
 
-  private begin(letter: Letter | null): void {
-    this.current = letter
+  private begin(message: UserMessage | null, from: Address | null, ask: Letter['ask']): void {
+    this.message = message
+    this.from = from
+    this.ask = ask
     this.cancelled = false
     this.askAbort = null
     this.busy = true
@@ -392,36 +449,36 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** A handler has returned: its reply, or a promise of it. */
-  private settle(letter: Letter | null, frame: Frame, result: unknown): void {
+  private settle(message: UserMessage | null, ask: Letter['ask'], frame: Frame, result: unknown): void {
     if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
       ;(result as PromiseLike<unknown>).then(
-        (value) => this.handled(letter, frame, value),
-        (error) => this.threw(letter, error),
+        (value) => this.handled(ask, frame, value),
+        (error) => this.threw(message, ask, error),
       )
-    } else this.handled(letter, frame, result)
+    } else this.handled(ask, frame, result)
   }
 
-  private handled(letter: Letter | null, frame: Frame, value: unknown): void {
+  private handled(ask: Letter['ask'], frame: Frame, value: unknown): void {
     if (this.over) return
     this.ran()
     // A letter that was stashed is answered when it is handled again.
-    if (letter?.ask && this.current) this.host.answer(this, frame, letter.ask, value)
-    this.current = null
+    if (ask && this.message) this.host.answer(this, frame, ask, value)
+    this.message = null
     this.settled()
   }
 
-  private threw(letter: Letter | null, thrown: unknown): void {
+  private threw(handling: UserMessage | null, ask: Letter['ask'], thrown: unknown): void {
     if (this.over) return
     this.ran()
-    this.current = null
+    this.message = null
     // The mailbox closes and the guardian knows before the asker does, so that `ready()` then waits for the next life.
     this.fail(thrown)
-    if (!letter?.ask) return
+    if (!ask) return
     const { path } = this.address
-    const type = String(letter.message.type)
+    const type = String(handling?.type)
     const cause = asError(thrown)
     const message = `ask: ${path} failed at "${type}": ${cause.message}`
-    this.host.refuse(letter.ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
+    this.host.refuse(ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
   }
 
   /** No handler runs any more. */
@@ -442,7 +499,7 @@ export class Cell implements ContextCell, StreamOwner {
 
   private settled(): void {
     if (this.status === 'ending') this.finish()
-    else if (this.status === 'running') this.host.schedule(this)
+    else if (this.status === 'running' && this.waiting > 0) this.host.schedule(this)
   }
 
   /** No more messages: those that wait are undeliverable. */
@@ -476,7 +533,7 @@ export class Cell implements ContextCell, StreamOwner {
   private end(stopError: Error | null): void {
     if (this.over) return
     this.status = 'over'
-    if (this.current?.ask) this.host.refuse(this.current.ask, deadActor('ask', this.address.path, this.cause))
+    if (this.message && this.ask) this.host.refuse(this.ask, deadActor('ask', this.address.path, this.cause))
     this.host.over(this)
     this.host.report({ kind: 'ended', id: this.address.id, incarnation: this.incarnation, stopError })
   }

@@ -45,6 +45,15 @@ export interface Letter {
   at: number
 }
 
+/** A letter as it reaches its mailbox. */
+export const letterOf = (
+  to: Address,
+  life: number,
+  from: Address | null,
+  message: UserMessage,
+  ask: Letter['ask'] = null,
+): Letter => ({ kind: 'letter', to, life, from, message, ask, at: 0 })
+
 /** What the guardian tells a host to run. */
 export interface LifeSpec {
   readonly address: Address
@@ -120,6 +129,8 @@ export type Envelope = Letter | Report | Order | Signal
 
 /** How envelopes get from one host to another. Ordered per pair of hosts. */
 export interface Transport {
+  /** Sends a letter that nobody awaits a reply to; otherwise as {@link send}. */
+  tell(to: Address, life: number, from: Address | null, message: UserMessage): boolean
   /** Throws `NOT_SERIALISABLE`; false: there is no way to that host now. */
   send(to: number, envelope: Envelope): boolean
   /** Whether the way to a host has room for a letter; true where there is no way. What must not wait goes without asking. */
@@ -128,6 +139,16 @@ export interface Transport {
   awaitRoom(to: number): Promise<void>
   /** Takes in control traffic that has arrived; called between two handlers. */
   attend(): void
+}
+
+/** What a transport delivers to. */
+export interface Inbox {
+  receive(envelope: Envelope): void
+  /** A letter that nobody awaits a reply to. */
+  arrive(to: Address, life: number, from: Address | null, message: UserMessage): void
+  /** What arrives until `end` is handled at once where the actor has nothing before it, rather than queued. */
+  begin(): void
+  end(): void
 }
 
 /** Gives the guardian threads to put actors on. Hosts are numbered from 1. */

@@ -5,18 +5,20 @@ import { type CreditTable, creditless, down, full } from './credits.js'
 import { Deadlines } from './deadlines.js'
 import { Obituaries } from './deathwatch.js'
 import { type ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
-import type {
-  Address,
-  Clock,
-  Envelope,
-  GuardianRequest,
-  Letter,
-  LifeSpec,
-  Order,
-  Report,
-  Signal,
-  Transport,
-  UserMessage,
+import {
+  type Address,
+  type Clock,
+  type Envelope,
+  type GuardianRequest,
+  type Inbox,
+  type Letter,
+  type LifeSpec,
+  letterOf,
+  type Order,
+  type Report,
+  type Signal,
+  type Transport,
+  type UserMessage,
 } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, lateAsk } from './errors.js'
 import type { AskView, HostView } from './events.js'
@@ -52,7 +54,7 @@ export interface ReportSink {
   receive(report: Report): void
 }
 
-export class Host implements CellHost {
+export class Host implements CellHost, Inbox {
   readonly system: string
   readonly index: number
   readonly credits: CreditTable
@@ -83,6 +85,10 @@ export class Host implements CellHost {
   private watchedAt = 0
   private stride = 1
   private unwatched = 1
+  /** What arrives is handled at once. */
+  private direct = false
+  private directTo: Address | null = null
+  private directCell: Cell | undefined
   private closed: ActorError | null = null
   private time: number | null = null
 
@@ -120,8 +126,8 @@ export class Host implements CellHost {
     const life = this.credit(to, 'tell')
     if (life === full) return false
     // Where the receiver is down, its host knows why and tells.
-    const letter: Letter = { kind: 'letter', to, life, from, message, ask: null, at: 0 }
-    this.post(letter)
+    if (to.host === this.index) this.deliver(letterOf(to, life, from, message))
+    else this.post(to, life, from, message)
     return true
   }
 
@@ -181,7 +187,7 @@ export class Host implements CellHost {
           sent = true
           const asker = { id, host: this.index, chain }
           const ask = span ? { ...asker, trace: span.carrier } : asker
-          this.post({ kind: 'letter', to, life, from, message, ask, at: 0 })
+          this.postAsk(letterOf(to, life, from, message, ask))
         } catch (error) {
           this.pending.reject(id, asError(error))
         }
@@ -259,6 +265,37 @@ export class Host implements CellHost {
       default:
         this.guardian?.receive(envelope)
     }
+  }
+
+  /** Handles what arrives at once, as long as its actor is idle and it is not time to read input. */
+  arrive(to: Address, life: number, from: Address | null, message: UserMessage): void {
+    if (this.direct) {
+      if (to !== this.directTo) this.attendTo(to)
+      if (this.directCell?.handleNow(life, from, message)) {
+        if (!this.proceed()) this.direct = false
+        return
+      }
+    }
+    if (!this.closed) this.deliver(letterOf(to, life, from, message))
+  }
+
+  begin(): void {
+    this.direct = this.closed === null
+    this.goSince = this.watchedAt = this.clock.now()
+  }
+
+  end(): void {
+    this.direct = false
+    if (this.directTo) this.attendTo(null)
+  }
+
+  /** Turns to the actor that handles what arrives next. */
+  private attendTo(to: Address | null): void {
+    this.directCell?.rest()
+    this.directTo = to
+    this.directCell = to ? this.cells.get(to.id) : undefined
+    if (this.directCell) frames.enter(this.directCell.frame)
+    else frames.leave()
   }
 
   /** Rejects whatever still waits here and drops the cells. */
@@ -348,7 +385,10 @@ export class Host implements CellHost {
 
   /** Called between two handlers: hears what is urgent. False: it is time to read input. */
   proceed(): boolean {
+    const { direct } = this
+    this.direct = false
     this.transport.attend()
+    this.direct = direct
     if (--this.unwatched > 0) return true
     const now = this.clock.now()
     this.stride = now - this.watchedAt > 0.25 ? 1 : Math.min(this.stride * 2, mostUnwatched)
@@ -378,14 +418,17 @@ export class Host implements CellHost {
     }
   }
 
+  private deliver(letter: Letter): void {
+    const cell = this.cells.get(letter.to.id)
+    if (cell) cell.deliver(letter)
+    else this.undeliverable(letter, undefined)
+  }
+
   private hear(envelope: Letter | Signal): void {
     switch (envelope.kind) {
-      case 'letter': {
-        const cell = this.cells.get(envelope.to.id)
-        if (cell) cell.deliver(envelope)
-        else this.undeliverable(envelope, undefined)
+      case 'letter':
+        this.deliver(envelope)
         break
-      }
       case 'reply':
         this.pending.resolve(envelope.id, envelope.value)
         break
@@ -521,7 +564,18 @@ export class Host implements CellHost {
     throw new ActorError('MAILBOX_FULL', `${operation}: ${path}, expected room in its mailbox, got none`, { to: path })
   }
 
-  private post(letter: Letter): void {
+  private post(to: Address, life: number, from: Address | null, message: UserMessage): void {
+    let sent: boolean
+    try {
+      sent = this.transport.tell(to, life, from, message)
+    } catch (error) {
+      this.credits.give(to.slot, life)
+      throw error
+    }
+    if (!sent) this.undeliverable(letterOf(to, life, from, message), undefined)
+  }
+
+  private postAsk(letter: Letter): void {
     let sent: boolean
     try {
       sent = this.send(letter.to.host, letter)

@@ -2,7 +2,7 @@
 // its pump: they read what arrives in bounded batches between which the event loop turns, spin for a moment when nothing comes, then
 // sleep until a bell rings. The ports also carry the few words by which threads are connected and closed.
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
-import type { Envelope, Transport } from '../../runtime/actor/envelope.js'
+import type { Address, Envelope, Inbox, Transport, UserMessage } from '../../runtime/actor/envelope.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
 import { Bells } from './bell.js'
 import { type Aside, WireIn, type WireMemory, WireOut } from './wire.js'
@@ -41,7 +41,7 @@ export interface LinksOptions<Word> {
   /** The largest encoded message. */
   readonly maxMessageBytes: number
   readonly refHost: () => RefHost
-  receive(envelope: Envelope): void
+  readonly inbox: () => Inbox
   hear(word: Word, from: number): void
 }
 
@@ -77,7 +77,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   }
 
   connect(host: number, port: MessagePort, memory: LinkMemory): void {
-    const { receive, refHost, maxMessageBytes } = this.options
+    const { inbox, refHost, maxMessageBytes } = this.options
     const take = (message: Aside | Word): void => {
       if (isAside(message)) link.in.aside(message)
       else this.options.hear(message, host)
@@ -91,7 +91,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       host,
       port,
       out: new WireOut(memory.out, port, maxMessageBytes, refHost),
-      in: new WireIn(memory.in, host, pull, refHost, { letter: receive, other: receive }),
+      in: new WireIn(memory.in, host, pull, refHost, inbox()),
       untold: 0,
       roomWaiters: [],
     }
@@ -111,18 +111,24 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     for (const resolve of link.roomWaiters) resolve()
   }
 
+  tell(to: Address, life: number, from: Address | null, message: UserMessage): boolean {
+    const link = this.byHost[to.host]
+    if (!link) return false
+    link.out.letter(to, life, from, message, null)
+    if (++link.untold >= unpublishedLetters) this.publish(link)
+    else if (!this.flushing) this.flushSoon()
+    return true
+  }
+
   send(to: number, envelope: Envelope): boolean {
     const link = this.byHost[to]
     if (!link) return false
     if (envelope.kind === 'letter') {
-      link.out.letter(envelope)
-      if (envelope.ask || ++link.untold >= unpublishedLetters) this.publish(link)
-      else this.flushSoon()
-      if (envelope.ask) {
-        this.patience = this.replyPatience
-        this.awaitsReply = true
-        this.pump()
-      }
+      link.out.letter(envelope.to, envelope.life, envelope.from, envelope.message, envelope.ask)
+      this.publish(link)
+      this.patience = this.replyPatience
+      this.awaitsReply = true
+      this.pump()
     } else {
       link.out.letters.publish()
       link.untold = 0
@@ -175,7 +181,6 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   }
 
   private flushSoon(): void {
-    if (this.flushing) return
     this.flushing = true
     queueMicrotask(this.flush)
   }
@@ -196,9 +201,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
 
   private readonly turn = (): void => {
     if (this.closed) return
-    let worked = false
-    for (const link of this.links) if (this.serve(link)) worked = true
-    if (worked) {
+    if (this.serveAll()) {
       this.idleSince = 0
       this.patience = spinMs
       if (this.awaitsReply) this.replyPatience = Math.min(this.replyPatience * 2, longestSpinMs)
@@ -210,6 +213,16 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       for (let looks = 0; looks < looksPerTurn && !this.filled(); looks++);
     }
     setImmediate(this.turn)
+  }
+
+  /** Serves each link once. True: there was something. */
+  private serveAll(): boolean {
+    const inbox = this.options.inbox()
+    let worked = false
+    inbox.begin()
+    for (const link of this.links) if (this.serve(link)) worked = true
+    inbox.end()
+    return worked
   }
 
   /** Reads a batch and moves what waits to go out. True: there was something. */
@@ -242,9 +255,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   private sleep(): boolean {
     this.bells.lieDown()
     // Room or records may have come before others knew that they are to ring.
-    let worked = false
-    for (const link of this.links) if (this.serve(link)) worked = true
-    if (worked) {
+    if (this.serveAll()) {
       this.bells.rise()
       return false
     }

@@ -32,7 +32,7 @@ export function runThread(task: ThreadTask): Promise<void> {
       bells: task.bells,
       maxMessageBytes: task.maxMessageBytes,
       refHost: () => host,
-      receive: (envelope) => host.receive(envelope),
+      inbox: () => host,
       hear: (word) => {
         if (word.kind === 'connect') {
           links.connect(word.host, word.port, word.memory)

@@ -1,14 +1,21 @@
 // What the records of a ring say. A link between two threads has, each way, a ring for users' letters, one for everything else, and
 // a port for what rings cannot carry: shared memory, which is then spoken of by number, and values too large for the arena.
 import type { MessagePort } from 'node:worker_threads'
-import type { Address, Envelope, Letter } from '../../runtime/actor/envelope.js'
+import {
+  type Address,
+  type Envelope,
+  type Inbox,
+  type Letter,
+  letterOf,
+  type UserMessage,
+} from '../../runtime/actor/envelope.js'
 import { ActorError } from '../../runtime/actor/errors.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
 import { type StreamBytes, StreamDecoder, StreamEncoder } from '../codec/codec.js'
 import { type FixedLayout, fixedLayout, misfit } from '../codec/fixed.js'
 import { RingReader, RingWriter, ringMemory } from './ring.js'
 
-const letterRingBytes = 1 << 18
+const letterRingBytes = 1 << 20
 const controlRingBytes = 1 << 16
 const arenaBytes = 1 << 22
 /** The largest value that goes into a ring itself. */
@@ -140,8 +147,7 @@ export class WireOut {
   }
 
   /** Throws `NOT_SERIALISABLE` or `TOO_LARGE`, and then nothing is sent. */
-  letter(letter: Letter): void {
-    const { to, from, ask, message } = letter
+  letter(to: Address, life: number, from: Address | null, message: UserMessage, ask: Letter['ask']): void {
     const chain = ask?.chain
     const chainLength = chain?.length ?? 0
     let passedOn: number
@@ -172,7 +178,7 @@ export class WireOut {
         throw misfit(fixed, message as never, misfitting, to.path)
       }
       ring.int32[word + 1] = names
-      ring.int32[word + 2] = letter.life | (fixed.index << 16)
+      ring.int32[word + 2] = life | (fixed.index << 16)
       ring.int32[word + 3] = ask ? ask.id : 0
       if (ask) {
         ring.int32[word + 4] = chainLength
@@ -184,7 +190,7 @@ export class WireOut {
     const at = this.packed(0, trace ? tracedLetter : packedLetter, value, 3 + ((chainLength + 1) >> 1))
     const { int32 } = ring
     int32[at + 1] = names
-    int32[at + 2] = letter.life
+    int32[at + 2] = life
     int32[at + 3] = ask ? ask.id : 0
     int32[at + 4] = chainLength
     for (let i = 0; i < chainLength; i++) int32[at + 6 + i] = this.chain[i]!
@@ -313,12 +319,6 @@ export class WireOut {
 
 type Trace = NonNullable<NonNullable<Letter['ask']>['trace']>
 
-/** Takes what a {@link WireIn} reads. */
-export interface WireReceiver {
-  letter(letter: Letter): void
-  other(envelope: Exclude<Envelope, Letter>): void
-}
-
 /** The consumer's end of one direction. */
 export class WireIn {
   readonly letters: RingReader
@@ -337,7 +337,7 @@ export class WireIn {
     /** Takes one thing off the port at once; false: there is nothing. */
     private readonly pull: () => boolean,
     host: () => RefHost,
-    private readonly receiver: WireReceiver,
+    private readonly inbox: Inbox,
   ) {
     this.letters = new RingReader(memory.letters)
     this.control = new RingReader(memory.control)
@@ -425,11 +425,11 @@ export class WireIn {
       case reply: {
         const id = int32[word + 2]!
         const value = (int32[word]! & 0xffffff) === 2 ? undefined : this.value(kind, ring, 1, 2)
-        this.receiver.other({ kind: 'reply', id, value })
+        this.inbox.receive({ kind: 'reply', id, value })
         break
       }
       case envelope: {
-        this.receiver.other(this.value(kind, ring, 1, 1) as Exclude<Envelope, Letter>)
+        this.inbox.receive(this.value(kind, ring, 1, 1) as Exclude<Envelope, Letter>)
         break
       }
       case unshare:
@@ -454,22 +454,17 @@ export class WireIn {
     message: Letter['message'],
     trace?: Trace,
   ): void {
-    const from = names >>> 16
-    let asked: Letter['ask'] = null
-    if (ask !== 0) {
-      const chain: Address[] = []
-      for (let i = 0; i < chainLength; i++) chain.push(this.addresses[int32[word + 6 + i]!]!)
-      asked = { id: ask, host: this.from, chain, ...(trace && { trace }) }
+    const to = this.addresses[names & 0xffff]!
+    const sender = names >>> 16
+    const from = sender === nobody ? null : this.addresses[sender]!
+    if (ask === 0) {
+      this.inbox.arrive(to, life, from, message)
+      return
     }
-    this.receiver.letter({
-      kind: 'letter',
-      to: this.addresses[names & 0xffff]!,
-      life,
-      from: from === nobody ? null : this.addresses[from]!,
-      message,
-      ask: asked,
-      at: 0,
-    })
+    const chain: Address[] = []
+    for (let i = 0; i < chainLength; i++) chain.push(this.addresses[int32[word + 6 + i]!]!)
+    const asked = { id: ask, host: this.from, chain, ...(trace && { trace }) }
+    this.inbox.receive(letterOf(to, life, from, message, asked))
   }
 
   /** The packed value of a record, `head` units from its start. */
