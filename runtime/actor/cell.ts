@@ -44,10 +44,10 @@ const mostOwed = 64
 /** Numbers above are no lives: such letters hold no credit. */
 const maxLife = lifeOf(-1)
 
+type Handler = ErasedBehaviour['receive'][string]
+
 /** Nobody waits for credit, as at most actors. */
 const nobody: { id: number; host: number }[] = []
-
-type Handler = ErasedBehaviour['receive'][string]
 
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
@@ -337,6 +337,15 @@ export class Cell implements ContextCell, StreamOwner {
 
   rest(): void {
     this.settleCredit()
+  }
+
+  /** The same for an ask; no `rest` follows. */
+  answerNow(letter: Letter): boolean {
+    if (this.busy || letter.life !== this.life || this.status !== 'running' || this.waiting > 0) return false
+    if (this.address.overflow === 'drop-oldest') return false
+    this.giveBack(letter)
+    this.handle(letter)
+    return true
   }
 
   /** Ends this life: the mailbox closes and the signal fires now, the hook runs when the running handler is done or, forced, never. */

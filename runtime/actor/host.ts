@@ -193,10 +193,10 @@ export class Host implements CellHost, Inbox {
         }
         return true
       }
-      this.deadlines.add(id, deadline)
       const line = this.lines.get(to.id)
       if (line) line.push(attempt)
       else if (!attempt()) void this.queueUp(to, attempt)
+      this.deadlines.add(id, deadline)
     })
   }
 
@@ -281,7 +281,7 @@ export class Host implements CellHost, Inbox {
 
   begin(): void {
     this.direct = this.closed === null
-    this.goSince = this.watchedAt = this.clock.now()
+    this.goSince = this.watchedAt = 0
   }
 
   end(): void {
@@ -391,6 +391,7 @@ export class Host implements CellHost, Inbox {
     this.direct = direct
     if (--this.unwatched > 0) return true
     const now = this.clock.now()
+    if (this.goSince === 0) this.goSince = this.watchedAt = now
     this.stride = now - this.watchedAt > 0.25 ? 1 : Math.min(this.stride * 2, mostUnwatched)
     this.unwatched = this.stride
     this.watchedAt = now
@@ -412,16 +413,17 @@ export class Host implements CellHost, Inbox {
     this.clock.later(this.go)
   }
 
+  private deliver(letter: Letter): void {
+    const cell = this.cells.get(letter.to.id)
+    if (!cell) this.undeliverable(letter, undefined)
+    else if (this.direct && letter.ask && cell.answerNow(letter)) this.direct = this.proceed()
+    else cell.deliver(letter)
+  }
+
   private readonly startCells = (): void => {
     for (let next = this.starting.shift(); next; next = this.starting.shift()) {
       if (!this.closed) next.cell.start(next.spec)
     }
-  }
-
-  private deliver(letter: Letter): void {
-    const cell = this.cells.get(letter.to.id)
-    if (cell) cell.deliver(letter)
-    else this.undeliverable(letter, undefined)
   }
 
   private hear(envelope: Letter | Signal): void {

@@ -259,6 +259,7 @@ test('letters that fill the lane do not hold back control, and none of them is l
   t.teardown(() => system.stop())
   const slow = await system.spawn(recorder, undefined, { worker: 0, mailbox: { capacity: 1_000_000 } })
   const other = await system.spawn(echo, undefined, { worker: 0 })
+  slow.tell({ type: 'block', ms: 300 })
   let n = 0
   while (slow.tell({ type: 'note', by: 0, n })) n++
   t.true(n < 1_000_000)
