@@ -1,6 +1,6 @@
 // Systems with workers started and stopped in turn, a thousand threads in all. Each does some work, some lose a worker on the way; then
-// threads and handles are as many as before, and neither heap nor resident memory has grown. It runs in a process of its own with one
-// arena of the C allocator: with one for each thread, as usual, the allocator holds up to a hundred megabytes, now more, now less.
+// threads and handles are as many as before, and neither heap nor resident memory has grown. It runs in a process of its own in which
+// the C allocator gives back what is freed; as usual it holds up to a hundred megabytes of ended threads, now more, now less.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -109,7 +109,7 @@ export const campaign: Campaign = {
   name: 'threads',
   async run({ seed, note }) {
     const child = spawn(process.execPath, [file, String(seed)], {
-      env: { ...process.env, MALLOC_ARENA_MAX: '1' },
+      env: { ...process.env, MALLOC_ARENA_MAX: '1', MALLOC_MMAP_THRESHOLD_: '65536', MALLOC_TRIM_THRESHOLD_: '131072' },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     createInterface(child.stderr).on('line', note)
