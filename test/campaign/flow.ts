@@ -10,7 +10,7 @@ import {
   type RefOf,
   type SpawnOptions,
 } from '../../transports/index.js'
-import { mebibyte, slope } from '../support/soak.js'
+import { mebibyte, slope, waited } from '../support/soak.js'
 import type { Campaign } from './campaign.js'
 
 /** How long the consumer takes for a message, in milliseconds, and how many are offered in that time. */
@@ -18,6 +18,9 @@ const handlerMs = 1
 const times = 100
 export const capacity = 500
 const longHandlerMs = 5
+const mostWaitMs = 1
+/** Undisturbed samples of each kind that say something. */
+const leastSamples = 50
 export const mostControlMs = 10
 const mostGrowth = mebibyte
 /** Seconds until memory is to stop growing. */
@@ -95,8 +98,10 @@ export interface Flow {
   readonly deepest: number
   /** Milliseconds. `ask` is one of an actor beside the consumer, which waits for its turn and so is no control. */
   readonly latency: Readonly<Record<'inspect' | 'stop' | 'notice' | 'ask', Latency>>
-  /** Samples left out, for a handler ran longer than 5 ms meanwhile: the machine had other things to do. */
+  /** Samples that do not count, for a handler ran longer than 5 ms or a thread waited for a processor for more than 1 ms meanwhile. */
   readonly disturbed: number
+  /** The longest of control, those included. */
+  readonly mostDisturbed: number
   /** Bytes of resident memory per minute, after the first seconds. */
   readonly growth: number
 }
@@ -110,6 +115,8 @@ export interface Latency {
 
 interface Sample extends Span {
   readonly what: keyof Flow['latency']
+  /** Milliseconds that threads waited for a processor. */
+  readonly waited: number
 }
 
 function latencyOf(samples: readonly Sample[], what: Sample['what']): Latency {
@@ -140,9 +147,11 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
   const memory: { x: number; y: number }[] = []
   let deepest = 0
   const time = async (what: Sample['what'], run: () => Promise<unknown>): Promise<void> => {
+    const before = waited()
     const began = epoch()
     await run()
-    samples.push({ what, from: began, to: epoch() })
+    const ended = epoch()
+    samples.push({ what, from: began, to: ended, waited: waited() - before })
   }
   let count = 0
   const probe = async (): Promise<void> => {
@@ -180,7 +189,9 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
   if (handled + lost !== taken)
     throw new Error(`flow: handled and lost, expected all ${taken} that were taken, got ${handled} and ${lost}`)
   if (deepest > capacity) throw new Error(`flow: messages waiting, expected at most ${capacity}, got ${deepest}`)
-  const calm = samples.filter((sample) => !long.some((span) => span.from < sample.to && span.to > sample.from))
+  const calm = samples.filter(
+    (sample) => sample.waited <= mostWaitMs && !long.some((span) => span.from < sample.to && span.to > sample.from),
+  )
   const latency = (what: Sample['what']): Latency => latencyOf(calm, what)
   return {
     handled,
@@ -189,6 +200,9 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
     deepest,
     latency: { inspect: latency('inspect'), stop: latency('stop'), notice: latency('notice'), ask: latency('ask') },
     disturbed: samples.length - calm.length,
+    mostDisturbed: Number(
+      Math.max(...samples.map(({ what, from, to }) => (what === 'ask' ? 0 : to - from))).toFixed(2),
+    ),
     growth: Math.round(slope(memory)),
   }
 }
@@ -204,7 +218,11 @@ export const campaign: Campaign = {
       note(`${manner}: ${JSON.stringify(found)}`)
       flows[manner] = found
       for (const what of ['inspect', 'stop', 'notice'] as const) {
-        const { most } = found.latency[what]
+        const { most, samples } = found.latency[what]
+        if (samples < leastSamples)
+          throw new Error(
+            `flow: undisturbed samples, expected at least ${leastSamples}, got ${samples}: the machine is too busy`,
+          )
         if (most > mostControlMs)
           throw new Error(
             `flow: ${what} while the producer ${manner}, expected within ${mostControlMs} ms, got ${most} ms`,
