@@ -28,6 +28,8 @@ export interface CellHost extends ContextHost {
   proceed(): boolean
   /** Gives the cell a turn soon. */
   schedule(cell: Cell): void
+  /** Gives the cell the next turn. */
+  press(cell: Cell): void
   /** Replies with a value, or with a stream of the cell. */
   answer(cell: Cell, frame: Frame, ask: NonNullable<Letter['ask']>, value: unknown): void
   reply(ask: { readonly id: number; readonly host: number }, value: unknown): void
@@ -245,7 +247,7 @@ export class Cell implements ContextCell, StreamOwner {
   notify(notice: Terminated): void {
     this.notices ??= new Queue()
     this.notices.push(notice)
-    this.host.schedule(this)
+    this.host.press(this)
   }
 
   /** Makes room for a letter that came without a credit. */

@@ -137,8 +137,8 @@ export interface Transport {
   roomy(to: number): boolean
   /** Resolves when it has room, or there is no way. */
   awaitRoom(to: number): Promise<void>
-  /** Takes in control traffic that has arrived; called between two handlers. */
-  attend(): void
+  /** Takes in control traffic that has arrived; called between two handlers. True: there was some. */
+  attend(): boolean
 }
 
 /** What a transport delivers to. */

@@ -74,6 +74,8 @@ export class Host implements CellHost, Inbox {
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
   private readonly lines = new Map<number, (() => boolean)[]>()
   private readonly ready_ = new Queue<Cell>()
+  /** Those whose turn comes before. */
+  private readonly pressing = new Queue<Cell>()
   private running = false
   private readonly deadlines: Deadlines
   private readonly loan: Int32Array
@@ -324,9 +326,13 @@ export class Host implements CellHost, Inbox {
     if (cell.scheduled) return
     cell.scheduled = true
     this.ready_.push(cell)
-    if (this.running) return
-    this.running = true
-    this.clock.soon(this.go)
+    this.run()
+  }
+
+  /** Gives a cell the next turn, after the handler that runs. */
+  press(cell: Cell): void {
+    this.pressing.push(cell)
+    this.run()
   }
 
   report(report: Report): void {
@@ -387,8 +393,9 @@ export class Host implements CellHost, Inbox {
   proceed(): boolean {
     const { direct } = this
     this.direct = false
-    this.transport.attend()
+    if (this.transport.attend()) this.unwatched = 1
     this.direct = direct
+    if (this.pressing.size > 0) return false
     if (--this.unwatched > 0) return true
     const now = this.clock.now()
     if (this.goSince === 0) this.goSince = this.watchedAt = now
@@ -398,15 +405,23 @@ export class Host implements CellHost, Inbox {
     return now - this.goSince < msPerGo
   }
 
+  private run(): void {
+    if (this.running) return
+    this.running = true
+    this.clock.soon(this.go)
+  }
+
   private readonly go = (): void => {
     this.goSince = this.watchedAt = this.clock.now()
     for (let turns = 0; turns < turnsPerGo; turns++) {
-      const cell = this.ready_.shift()
+      const pressed = this.pressing.shift()
+      const cell = pressed ?? this.ready_.shift()
       if (!cell) {
         this.running = false
         return
       }
-      cell.scheduled = false
+      // One that has a turn besides keeps it.
+      if (!pressed) cell.scheduled = false
       if (cell.turn()) this.schedule(cell)
       if (!this.proceed()) break
     }

@@ -1,16 +1,20 @@
 // Systems with workers started and stopped in turn, a thousand threads in all. Each does some work, some lose a worker on the way; then
-// threads and handles are as many as before, the heap has not grown and resident memory comes down to where it came down to at first.
-// Between, the allocator holds up to a hundred megabytes of ended threads' memory, more or less of it: only its floor says something.
+// threads and handles are as many as before, and neither heap nor resident memory has grown. It runs in a process of its own in which
+// the C allocator gives back what is freed; as usual it holds up to a hundred megabytes of ended threads, now more, now less.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
 import { ActorSystem, defineActor } from '../../transports/index.js'
 import { type Census, census, collect, mebibyte, slope } from '../support/soak.js'
 import { type Campaign, Draws } from './campaign.js'
 
 const most = 1000
-/** Growth of the heap for each thread, by the line of least squares, in bytes; code that gets optimised has some of it. */
-export const mostHeap = 2048
-/** Growth of the lowest resident memory from the first third of the time to the last, for each thread between. */
-const mostFloor = 32_768
+/** Bytes for each thread after the first fifth, by the line of least squares; code that gets optimised has some of it. */
+const mostGrowth = { heap: 2048, rss: 8192 }
 
 export const visitor = defineActor(import.meta.url, 'visitor', {
   init: () => ({ bytes: 0 }),
@@ -34,10 +38,10 @@ async function visit(workers: number, loses: boolean): Promise<number> {
     Array.from({ length: workers }, (_, worker) => system.spawn(visitor, undefined, { worker })),
   )
   const work = async () => {
-    const text = 'x'.repeat(20_000)
-    const asks = refs.map((ref) => ref.ask({ type: 'take', values: shared, text }))
+    const words = 'x'.repeat(20_000)
+    const asks = refs.map((ref) => ref.ask({ type: 'take', values: shared, text: words }))
     for (const bytes of await Promise.all(asks))
-      if (bytes % (shared.byteLength + text.length) !== 0) throw new Error(`threads: bytes taken, got ${bytes}`)
+      if (bytes % (shared.byteLength + words.length) !== 0) throw new Error(`threads: bytes taken, got ${bytes}`)
   }
   await work()
   if (loses) {
@@ -61,9 +65,8 @@ export interface ThreadsFound {
   readonly systems: number
   readonly before: Census
   readonly after: Census
-  /** Growth for each thread, in bytes. */
-  readonly heapGrowth: number
-  readonly floorGrowth: number
+  /** Of heap and resident memory for each thread, in bytes. */
+  readonly growth: { readonly heap: number; readonly rss: number }
 }
 
 /** Starts and stops systems until they have had `count` threads. Rejects where a thread or handle is left. */
@@ -95,25 +98,35 @@ export async function threads(
       `${started} threads: resident ${(after.rss / mebibyte).toFixed(1)} MiB, heap ${(after.heap / mebibyte).toFixed(1)} MiB`,
     )
   }
-  const third = Math.ceil(counts.length / 3)
-  const floor = (some: readonly Census[]): number => Math.min(...some.map(({ rss }) => rss))
-  const floorGrowth = (floor(counts.slice(-third)) - floor(counts.slice(0, third))) / ((started * 2) / 3)
-  const heapGrowth = slope(counts.slice(Math.floor(third / 2)).map(({ x, heap }) => ({ x, y: heap })))
-  const [heap, resident] = [Math.round(heapGrowth), Math.round(floorGrowth)]
-  return { threads: started, systems, before, after, heapGrowth: heap, floorGrowth: resident }
+  const later = counts.slice(Math.floor(counts.length / 5))
+  const growth = (of: 'heap' | 'rss'): number => Math.round(slope(later.map((each) => ({ x: each.x, y: each[of] }))))
+  return { threads: started, systems, before, after, growth: { heap: growth('heap'), rss: growth('rss') } }
 }
+
+const file = fileURLToPath(import.meta.url)
 
 export const campaign: Campaign = {
   name: 'threads',
   async run({ seed, note }) {
-    const found = await threads(seed, most, note)
-    for (const [what, got, most] of [
-      ['heap', found.heapGrowth, mostHeap],
-      ['lowest resident memory', found.floorGrowth, mostFloor],
-    ] as const) {
-      if (got > most)
-        throw new Error(`threads: growth of the ${what} for each, expected at most ${most} bytes, got ${got}`)
+    const child = spawn(process.execPath, [file, String(seed)], {
+      env: { ...process.env, MALLOC_ARENA_MAX: '1', MALLOC_MMAP_THRESHOLD_: '65536', MALLOC_TRIM_THRESHOLD_: '131072' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    createInterface(child.stderr).on('line', note)
+    const [output] = await Promise.all([text(child.stdout), once(child, 'close')])
+    if (child.exitCode !== 0) throw new Error('threads: the process, expected exit code 0, got an error, printed above')
+    const found: ThreadsFound = JSON.parse(output)
+    for (const what of ['heap', 'rss'] as const) {
+      const [got, most] = [found.growth[what], mostGrowth[what]]
+      if (got > most) throw new Error(`threads: growth of ${what} for each, expected at most ${most} bytes, got ${got}`)
     }
     return { ...found }
   },
+}
+
+if (isMainThread && process.argv[1] === file) {
+  const note = (line: string): void => {
+    process.stderr.write(`${line}\n`)
+  }
+  process.stdout.write(JSON.stringify(await threads(Number(process.argv[2]), most, note)))
 }

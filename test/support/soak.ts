@@ -1,5 +1,6 @@
-// What long runs measure: memory after everything that can be freed is, threads and handles of the process, and how fast a figure grows.
-import { readdirSync } from 'node:fs'
+// What long runs measure: memory after everything that can be freed is, threads and handles of the process, whether the
+// machine had time for it, and how fast a figure grows.
+import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -32,6 +33,19 @@ export function census(): Census {
     rss,
     heap: heapUsed + external,
   }
+}
+
+/** Milliseconds that threads of this process were ready to run and waited for a processor, since it began. */
+export function waited(): number {
+  let nanoseconds = 0
+  for (const task of readdirSync('/proc/self/task')) {
+    try {
+      nanoseconds += Number(readFileSync(`/proc/self/task/${task}/schedstat`, 'utf8').split(' ')[1])
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  return nanoseconds / 1e6
 }
 
 /** Slope of the line of least squares through points, in units of y for each of x. */

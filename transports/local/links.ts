@@ -197,11 +197,12 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     })
   }
 
-  attend(): void {
-    if (!this.bells.urged()) return
+  attend(): boolean {
+    if (!this.bells.urged()) return false
     for (const link of this.links) {
       if (link.in.drainControl() > 0) this.release(link)
     }
+    return true
   }
 
   /** Sends a word beside the envelopes, with the ports that it hands over. */

@@ -71,7 +71,7 @@ export class Network implements Spawner {
       },
       roomy: () => true,
       awaitRoom: async () => {},
-      attend: () => {},
+      attend: () => false,
     }
     return transport
   }

@@ -75,6 +75,64 @@ test('credits: never more out than the capacity, and none of an earlier life com
   )
 })
 
+test('credits on loan: of two hosts, what is lent, sent and left is the capacity, and a loan of an earlier life is void', (t) => {
+  const command = fc.oneof(
+    fc.record({ op: fc.constantFrom('lend', 'spend', 'end'), host: fc.nat(1), n: fc.integer({ min: 1, max: 64 }) }),
+    fc.record({ op: fc.constantFrom('take', 'handle', 'restart'), host: fc.constant(0), n: fc.constant(1) }),
+  )
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 100 }), fc.array(command, { maxLength: 200 }), (capacity, commands) => {
+      const table = CreditTable.create(4, 2)
+      let life = table.open(3, 9, capacity)
+      // Of the present life: messages sent and not handled, and what each host has on loan.
+      let out = 0
+      const lent = [
+        { life, left: 0 },
+        { life, left: 0 },
+      ]
+      const onLoan = () => lent.reduce((sum, loan) => sum + (loan.life === life ? loan.left : 0), 0)
+      for (const { op, host, n } of commands) {
+        const words = table.loan(host)
+        const loan = lent[host]!
+        const left = capacity - out - onLoan()
+        if (op === 'lend') {
+          table.endLoan(words)
+          loan.left = 0
+          const free = capacity - out - onLoan()
+          const got = table.lend(words, 3, 9, n)
+          t.is(got, free === 0 ? full : life)
+          if (got === full) continue
+          t.is(words[2], Math.min(n, 1 + (free >> 2)))
+          Object.assign(loan, { life, left: words[2] })
+        } else if (op === 'spend') {
+          if (loan.left === 0) continue
+          words[2]!--
+          loan.left--
+          if (loan.life === life) out++
+        } else if (op === 'end') {
+          table.endLoan(words)
+          loan.left = 0
+        } else if (op === 'take') {
+          t.is(table.take(3, 9), left === 0 ? full : life)
+          if (left > 0) out++
+        } else if (op === 'handle') {
+          if (out === 0) continue
+          table.give(3, life)
+          out--
+        } else {
+          t.is(table.close(3, capacity), out)
+          t.is(table.lend(words, 3, 9, 1), down)
+          life = table.open(3, 9, capacity)
+          out = 0
+        }
+        t.is(table.left(3, 9), capacity - out - onLoan())
+        t.is(table.room(3, 9), capacity - out)
+      }
+    }),
+    { numRuns: 300 },
+  )
+})
+
 test('credits: life numbers wrap without touching the credits', (t) => {
   const table = CreditTable.create(1)
   for (let i = 0; i < 5000; i++) {
