@@ -189,6 +189,29 @@ Value group_memory(const CallbackInfo& info) {
   });
 }
 
+/// () -> bytes that native arenas have mapped in this process
+Value mapped_bytes(const CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(Arena::mapped_in_all()));
+}
+
+/// (group) -> progress of each rank
+Value group_progress(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const std::vector<Progress> progress = group_of(info[0].As<Napi::Number>().Int32Value())->progress();
+    Napi::Float64Array all = Napi::Float64Array::New(info.Env(), progress.size());
+    std::copy(progress.begin(), progress.end(), all.Data());
+    return all;
+  });
+}
+
+/// (group)
+Value renew_group(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    group_of(info[0].As<Napi::Number>().Int32Value())->renew();
+    return info.Env().Undefined();
+  });
+}
+
 /// (group) -> whether closing it would wait for no thread
 Value group_idle(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
@@ -208,14 +231,17 @@ Value close_group(const CallbackInfo& info) {
   });
 }
 
-/// (group, rank, threads) -> handle
+/// (group, rank, threads) -> { handle, kept }
 Value open_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     Worker& worker = worker_of(info.Env());
     const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
     const int rank = info[1].As<Napi::Number>().Int32Value();
     worker.ranks[++worker.last_rank] = {group, group->open(rank, info[2].As<Napi::Number>().Int32Value()), rank, {}};
-    return Napi::Number::New(info.Env(), worker.last_rank);
+    Napi::Object opened = Napi::Object::New(info.Env());
+    opened.Set("handle", worker.last_rank);
+    opened.Set("kept", static_cast<double>(group->take_kept(rank)));
+    return opened;
   });
 }
 
@@ -313,11 +339,12 @@ Value run(const CallbackInfo& info) {
   });
 }
 
-/// (handle) -> promise, when the runs enqueued so far are done and the rank's threads have ended
+/// (handle, kept) -> promise, when the runs enqueued so far are done and the rank's threads have ended
 Value close_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
     const int handle = info[0].As<Napi::Number>().Int32Value();
+    open.group->keep(open.rank, info[1].As<Napi::Number>().Int64Value());
     const auto [id, value] = promise(info.Env());
     open.executor->finish([port = worker_of(info.Env()).port, id = id, handle] {
       settle_later(port, id, [handle](Napi::Env env) {
@@ -348,6 +375,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<create_group>("createGroup");
   add.operator()<abort_group>("abortGroup");
   add.operator()<group_memory>("groupMemory");
+  add.operator()<mapped_bytes>("mappedBytes");
+  add.operator()<group_progress>("groupProgress");
+  add.operator()<renew_group>("renewGroup");
   add.operator()<group_idle>("groupIdle");
   add.operator()<close_group>("closeGroup");
   add.operator()<open_rank>("openRank");

@@ -21,7 +21,8 @@ const killMs = 2000
 interface HostState {
   ready: Promise<void>
   restarts: number
-  stalled: boolean
+  /** Why it is taken for hung, where it is being ended for that. */
+  stalled: string | null
 }
 
 export interface GuardianOptions {
@@ -56,7 +57,7 @@ export class Guardian implements Lives {
     this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
       ready: Promise.resolve(),
       restarts: 0,
-      stalled: false,
+      stalled: null,
     }))
   }
 
@@ -95,8 +96,8 @@ export class Guardian implements Lives {
   /** A worker ended: so did every life on it. Its host comes back with no actors, and their supervisors decide. */
   hostDown(host: number, reason: Cause): void {
     const state = this.hosts[host]!
-    const cause: Cause = state.stalled ? { ...reason, kind: 'stalled' } : reason
-    state.stalled = false
+    const cause: Cause = state.stalled === null ? reason : { kind: 'stalled', message: state.stalled }
+    state.stalled = null
     state.restarts++
     const lost = [...this.tree.all()].filter((entry) => entry.address.host === host && entry.life)
     for (const entry of lost) {
@@ -165,6 +166,7 @@ export class Guardian implements Lives {
       if (entry) await this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
       return undefined
     }
+    if (request.op === 'abandon') return entry && this.abandon(entry, request.why)
     if (request.op === 'await-gone')
       return entry ? entry.gone.promise : (known ?? { kind: 'stopped', message: 'it stopped earlier' })
     if (!entry) throw deadActor('ready', request.path, known)
@@ -282,8 +284,7 @@ export class Guardian implements Lives {
     this.options.send(host, order(force))
     const kill = (): (() => void) =>
       this.options.clock.after(killMs, () => {
-        this.hosts[host]!.stalled = true
-        this.options.spawner.kill(host)
+        this.killHost(host, `worker ${host - 1} did not answer a forced stop of ${entry.path} for ${killMs} ms`)
       })
     let cancel = force
       ? kill()
@@ -298,6 +299,29 @@ export class Guardian implements Lives {
     entry.cause = cause
     entry.life = null
     this.deathWatch.forget(entry)
+  }
+
+  /** Ends the worker of an actor that is taken for hung. */
+  private async abandon(entry: Entry, why: string): Promise<void> {
+    const { host, path } = entry.address
+    if (host === 0) {
+      throw new ActorError(
+        'BAD_OPTION',
+        `abandon: ${path}, expected an actor on a worker, got one on the main thread`,
+        {
+          actor: path,
+        },
+      )
+    }
+    const { life } = entry
+    if (!life) return
+    this.killHost(host, why)
+    await life.ended.promise
+  }
+
+  private killHost(host: number, why: string): void {
+    this.hosts[host]!.stalled ??= why
+    this.options.spawner.kill(host)
   }
 
   /** Takes an actor away for good. */
