@@ -45,11 +45,22 @@ test('restarts: from the start, from checkpoints, past several faults, in every 
   t.is(undisturbed.code, 0, undisturbed.stderr)
   const expected = curve(linesOf(undisturbed))
   t.is(expected.length, steps)
-  const cases: readonly [faults: string, more: readonly string[], resumed: readonly number[]][] = [
-    ['flood:rank=0@step=2,stall:rank=1@step=4:200ms,slow:rank=0:x2', ['--restarts', '3'], [0]],
-    ['kill:rank=1@step=5', ['--restarts', '1'], [0]],
-    ['kill:rank=1@step=6', ['--restarts', '1', '--save', at('a'), '--save-every', '2'], [4]],
-    ['throw:rank=0@step=4,kill:rank=1@step=7', ['--restarts', '2', '--save', at('b'), '--save-every', '3'], [3, 6]],
+  const cases: readonly [
+    faults: string,
+    more: readonly string[],
+    resumed: readonly [step: number, source: string][],
+  ][] = [
+    ['flood:rank=0@step=2,stall:rank=1@step=4:200ms,slow:rank=0:x2', ['--restarts', '3'], [[1, 'kept']]],
+    ['kill:rank=1@step=5', ['--restarts', '1'], [[0, 'start']]],
+    ['kill:rank=1@step=6', ['--restarts', '1', '--save', at('a'), '--save-every', '2'], [[4, 'checkpoint']]],
+    [
+      'throw:rank=0@step=4,kill:rank=1@step=7',
+      ['--restarts', '2', '--save', at('b'), '--save-every', '3'],
+      [
+        [3, 'checkpoint'],
+        [6, 'checkpoint'],
+      ],
+    ],
   ]
   for (const [stage, [faults, more, resumed]] of cases.entries()) {
     const config = at(`stage${stage}.json`)
@@ -60,7 +71,7 @@ test('restarts: from the start, from checkpoints, past several faults, in every 
     const lines = linesOf(outcome)
     t.deepEqual(curve(lines), expected, faults)
     t.deepEqual(
-      restartsOf(lines).map(({ step }) => step),
+      restartsOf(lines).map(({ step, source }) => [step, source]),
       resumed,
     )
     t.true(restartsOf(lines).every(({ cause }) => /rank[ -][01]/.test(String(cause))))
