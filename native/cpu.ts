@@ -65,7 +65,7 @@ export function createCpuGroup({ ranks, arenas, isa }: GroupOptions): DeviceGrou
     async close() {
       if (final) return
       if (!native().groupIdle(id)) abortCpuGroup(token, 'the group was closed')
-      while (held.has(id) && !native().groupIdle(id)) await new Promise((resolve) => setTimeout(resolve, 1))
+      while (held.has(id) && !native().groupIdle(id)) await turn()
       if (!held.delete(id)) return
       final = token.memory.map((_, rank) => afterRelease(counts(id, rank)))
       native().closeGroup(id)
@@ -88,9 +88,14 @@ export function openCpuRank(token: GroupToken, { rank, threads }: RankOptions): 
   return new CpuRank(token, rank, threads, handle, kept < 0 ? null : kept)
 }
 
-export function renewCpuGroup(token: GroupToken): void {
-  guarded(() => native().renewGroup(token.id))
+export async function renewCpuGroup({ id }: GroupToken, patience: number): Promise<void> {
+  const end = performance.now() + patience
+  while (performance.now() < end && !guarded(() => native().groupIdle(id))) await turn()
+  guarded(() => native().renewGroup(id))
 }
+
+/** Lets native threads get on. */
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1))
 
 export function cpuProgress(token: GroupToken): RankProgress[] {
   const numbers = guarded(() => native().groupProgress(token.id))

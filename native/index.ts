@@ -25,7 +25,7 @@ interface Device {
   createGroup(options: GroupOptions): DeviceGroup
   openRank(token: GroupToken, options: RankOptions): RankDevice
   abortGroup(token: GroupToken, reason: string): void
-  renewGroup(token: GroupToken): void
+  renewGroup(token: GroupToken, patience: number): Promise<void>
   progress(token: GroupToken): RankProgress[]
 }
 
@@ -72,11 +72,12 @@ export function openRank(token: GroupToken, options: RankOptions): RankDevice {
 export const abortGroup = (token: GroupToken, reason: string): void => devices[token.device].abortGroup(token, reason)
 
 /**
- * After all its ranks have closed, or their workers have ended: gives the group a new communicator, and its ranks can be opened again.
+ * Once all its ranks have closed, or their workers have ended: gives the group a new communicator, and its ranks can be opened again.
  * A rank finds its memory as it was where the last one to have it closed it with a `kept`; other memory is given back.
- * Throws {@link DeviceError} while a rank is open.
+ * Rejects with {@link DeviceError} where a rank is still open after `patience` milliseconds.
  */
-export const renewGroup = (token: GroupToken): void => devices[token.device].renewGroup(token)
+export const renewGroup = (token: GroupToken, patience: number): Promise<void> =>
+  devices[token.device].renewGroup(token, patience)
 
 /** How far each rank of an open group is. From any thread. */
 export const groupProgress = (token: GroupToken): RankProgress[] => devices[token.device].progress(token)

@@ -176,7 +176,7 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
         if (seconds) profile.push({ program: micro.program, seconds })
         if ('control' in program.bindings) {
           control = Float64Array.from(binding(state, program, 'control'))
-          if (control[2] === 1) state.held = order.step
+          state.held = order.step
         }
         await sufferAfter(faults, performance.now() - started, signal)
       }

@@ -1,6 +1,7 @@
 // Conducts the ranks: deals out each step, has the next batch filled meanwhile, adds up what they report. When one rank fails, the
 // communicator is aborted at once, so that no other waits for it, and the supervisor fails with the first cause: that ends all of them.
 // Its next life, where its budget of restarts has one left, renews the communicator and spawns them again.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { abortGroup, groupProgress, renewGroup } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { ActorError } from '../../runtime/actor/errors.js'
@@ -111,15 +112,17 @@ const orderOf = (order: TrainOrder, slot: number): StepOrder => ({
 
 /** Fills a rank's mailbox while it is busy, then asks like a sender that cannot wait. */
 async function flood(ref: ActorRef<RankProtocol>): Promise<void> {
-  while (ref.tell({ type: 'held' }));
+  for (let refused = 0; refused < 3; refused = ref.tell({ type: 'held' }) ? 0 : refused + 1) {
+    if (refused > 0) await sleep(5)
+  }
   await ref.ask({ type: 'held' }, { deadline: 500 })
 }
 
 const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> = {
   async init(context, args) {
     const { token } = args.ranks
-    if (context.restarts > 0) renewGroup(token)
     const graceMs = args.stallSeconds * 1000
+    if (context.restarts > 0) await renewGroup(token, graceMs)
     const ranks = await Promise.all(
       Array.from({ length: token.ranks }, (_, index) =>
         context.spawn(

@@ -82,7 +82,8 @@ export function abortReferenceGroup(token: GroupToken, reason: string): void {
   new ReferenceCommunicator(token.control!, token.ranks).abort(reason)
 }
 
-export function renewReferenceGroup(token: GroupToken): void {
+/** A worker that ended computes no more, so that there is nothing to wait for. */
+export async function renewReferenceGroup(token: GroupToken): Promise<void> {
   const kept = keptOf(token)
   for (let rank = 0; rank < token.ranks; rank++) {
     const states = statesOf(token, rank)

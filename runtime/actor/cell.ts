@@ -3,11 +3,11 @@
 import { Context, type ContextCell, type ContextHost } from './context.js'
 import { type CreditTable, lifeOf } from './credits.js'
 import type { ActorContext, ErasedBehaviour, Place, Terminated } from './definition.js'
-import type { Address, Clock, Letter, LifeSpec } from './envelope.js'
+import { type Address, type Clock, type Letter, type LifeSpec, letterOf, type UserMessage } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
 import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
-import { createLogger, type Logger } from './log.js'
+import { createLogger, type Logger, type LogLevel } from './log.js'
 import { Queue } from './queue.js'
 import { noCredit, Stash } from './stash.js'
 import { HandlerTimes } from './stats.js'
@@ -23,7 +23,7 @@ export interface CellHost extends ContextHost {
   readonly tracing: Tracing | null
   /** The time to within one turn of the event loop. */
   readonly now: number
-  load(definition: LifeSpec['definition']): Promise<ErasedBehaviour>
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour>
   /** Called between two handlers; false: the turn is to end. */
   proceed(): boolean
   /** Gives the cell a turn soon. */
@@ -44,25 +44,41 @@ const mostOwed = 64
 /** Numbers above are no lives: such letters hold no credit. */
 const maxLife = lifeOf(-1)
 
+type Handler = ErasedBehaviour['receive'][string]
+
+/** Nobody waits for credit, as at most actors. */
+const nobody: { id: number; host: number }[] = []
+
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
 
 export class Cell implements ContextCell, StreamOwner {
   readonly address: Address
+  readonly parent: Address | null
+  readonly worker: Place
+  readonly incarnation: number
+  private readonly capacity: number
+  private readonly logLevel: LogLevel
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
   private readonly life: number
   private readonly letters = new Queue<Letter>()
-  private readonly notices = new Queue<Terminated>()
-  private readonly frame: Frame
+  private notices: Queue<Terminated> | null = null
+  readonly frame: Frame
   private readonly context: ActorContext
-  private creditWaiters: { id: number; host: number }[] = []
+  private creditWaiters: { id: number; host: number }[] = nobody
   private status: Status = 'starting'
   /** `init`, a handler or the `stop` hook is pending. */
   private busy = true
   /** Credits to give back. */
   private owed = 0
-  private current: Letter | null = null
+  /** The message being handled, who sent it and who awaits a reply. */
+  private message: UserMessage | null = null
+  private from: Address | null = null
+  private ask: Letter['ask'] = null
+  /** The latest type of message and its handler. */
+  private type = ''
+  private handler: Handler | null = null
   private cancelled = false
   private cause: Cause | undefined
   private behaviour: ErasedBehaviour | null = null
@@ -79,9 +95,14 @@ export class Cell implements ContextCell, StreamOwner {
 
   constructor(
     private readonly host: CellHost,
-    private readonly spec: LifeSpec,
+    spec: LifeSpec,
   ) {
     this.address = spec.address
+    this.parent = spec.parent
+    this.worker = spec.worker
+    this.incarnation = spec.incarnation
+    this.capacity = spec.capacity
+    this.logLevel = spec.logLevel
     this.life = host.credits.open(spec.address.slot, spec.address.id, spec.capacity)
     this.frame = { host, actor: this, chain: [this.address] }
     this.context = new Context(host, this)
@@ -91,24 +112,12 @@ export class Cell implements ContextCell, StreamOwner {
     return this.status === 'over'
   }
 
-  get incarnation(): number {
-    return this.spec.incarnation
-  }
-
-  get parent(): Address | null {
-    return this.spec.parent
-  }
-
-  get worker(): Place {
-    return this.spec.worker
-  }
-
   get watches(): boolean {
     return this.behaviour?.onTerminated !== undefined
   }
 
   get sender(): Address | null {
-    return this.current?.from ?? null
+    return this.message && this.from
   }
 
   get timers(): Timers {
@@ -119,7 +128,7 @@ export class Cell implements ContextCell, StreamOwner {
   get log(): Logger {
     const { system } = this.host
     const { path: actor } = this.address
-    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.spec.logLevel, (level, line) =>
+    this.logger ??= createLogger({ system, worker: this.worker, actor }, this.logLevel, (level, line) =>
       this.host.report({ kind: 'event', event: { type: 'log', actor, level, line } }),
     )
     return this.logger
@@ -132,7 +141,7 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   get askSignal(): AbortSignal {
-    if (!this.current?.ask) return this.signal
+    if (!this.message || !this.ask) return this.signal
     this.askAbort ??= new AbortController()
     if (this.cancelled) this.askAbort.abort(givenUp(this.address.path))
     return AbortSignal.any([this.signal, this.askAbort.signal])
@@ -144,12 +153,12 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Puts the current message aside; it is not answered now. Throws `BAD_OPTION`, `MAILBOX_FULL`. */
   stash(): void {
-    if (!this.current) {
+    if (!this.message) {
       throw new ActorError('BAD_OPTION', `stash: ${this.address.path}, expected a message being handled, got none`)
     }
-    this.aside ??= new Stash(this.address.path, this.spec.capacity)
-    this.aside.hold(this.current)
-    this.current = null
+    this.aside ??= new Stash(this.address.path, this.capacity)
+    this.aside.hold(letterOf(this.address, noCredit, this.from, this.message, this.ask))
+    this.message = null
   }
 
   /** Puts what was stashed before all that waits. */
@@ -179,19 +188,36 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** Loads the definition and makes the state; reports `started` or `failed`. */
-  async start(): Promise<void> {
-    try {
-      const behaviour = await this.host.load(this.spec.definition)
-      this.behaviour = behaviour
-      this.state = await frames.run(this.frame, async () =>
-        behaviour.init(this.context, this.spec.args, this.spec.survived),
+  start(spec: LifeSpec): void {
+    const loaded = this.host.load(spec.definition)
+    if (loaded instanceof Promise) {
+      loaded.then(
+        (behaviour) => this.init(behaviour, spec),
+        (error) => this.unstarted(error),
       )
-      this.initialised = true
+    } else this.init(loaded, spec)
+  }
+
+  private init(behaviour: ErasedBehaviour, { args, survived }: LifeSpec): void {
+    this.behaviour = behaviour
+    let state: unknown
+    try {
+      state = frames.run(this.frame, () => behaviour.init(this.context, args, survived))
     } catch (error) {
-      this.busy = false
-      this.fail(error)
+      this.unstarted(error)
       return
     }
+    if (typeof (state as PromiseLike<unknown> | undefined | null)?.then === 'function') {
+      ;(state as PromiseLike<unknown>).then(
+        (made) => this.started(made),
+        (error) => this.unstarted(error),
+      )
+    } else this.started(state)
+  }
+
+  private started(state: unknown): void {
+    this.state = state
+    this.initialised = true
     this.busy = false
     if (this.status === 'starting') {
       this.status = 'running'
@@ -200,18 +226,24 @@ export class Cell implements ContextCell, StreamOwner {
     this.settled()
   }
 
+  private unstarted(error: unknown): void {
+    this.busy = false
+    this.fail(error)
+  }
+
   deliver(letter: Letter): void {
     if (lifeOf(letter.life) !== this.life || (this.status !== 'starting' && this.status !== 'running')) {
       this.host.undeliverable(letter, this.cause)
       return
     }
     letter.at = this.host.now
-    if (this.letters.size >= this.spec.capacity) this.dropOldest()
+    if (this.letters.size >= this.capacity) this.dropOldest()
     this.letters.push(letter)
     this.host.schedule(this)
   }
 
   notify(notice: Terminated): void {
+    this.notices ??= new Queue()
     this.notices.push(notice)
     this.host.schedule(this)
   }
@@ -220,7 +252,7 @@ export class Cell implements ContextCell, StreamOwner {
   private dropOldest(): void {
     const letter = this.letters.shift()!
     const { path } = this.address
-    const { capacity } = this.spec
+    const { capacity } = this
     const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
     const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
     if (letter.ask) {
@@ -231,7 +263,8 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Answers when the mailbox has room, or is closed. */
   awaitCredit(id: number, host: number): void {
-    this.creditWaiters.push({ id, host })
+    if (this.creditWaiters === nobody) this.creditWaiters = [{ id, host }]
+    else this.creditWaiters.push({ id, host })
     const { slot, id: actor } = this.address
     if (this.host.credits.left(slot, actor) !== 0) this.wakeCreditWaiters()
   }
@@ -239,7 +272,7 @@ export class Cell implements ContextCell, StreamOwner {
   /** The asker gave up: a waiting letter goes, a running handler is told. */
   cancel(ask: number, host: number): void {
     const matches = (letter: Letter): boolean => letter.ask?.id === ask && letter.ask.host === host
-    if (this.current && matches(this.current)) {
+    if (this.message && this.ask?.id === ask && this.ask.host === host) {
       this.cancelled = true
       this.askAbort?.abort(givenUp(this.address.path))
     } else {
@@ -253,14 +286,14 @@ export class Cell implements ContextCell, StreamOwner {
   turn(): boolean {
     if (this.busy || this.status !== 'running') return false
     const behaviour = this.behaviour!
-    const notice = this.notices.shift()
+    const notice = this.notices?.shift()
     if (notice) {
-      this.perform(null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
+      this.perform(null, null, null, this.frame, () => behaviour.onTerminated?.(this.state, notice, this.context))
     } else {
       const letter = this.tick() ?? this.aside?.take() ?? this.letters.shift()
       if (!letter) return false
       if (letter.life !== noCredit) this.giveBack(letter)
-      if (letter.ask) this.handle(behaviour, letter)
+      if (letter.ask) this.handle(letter)
       else {
         frames.run(this.frame, runTells, this, letter)
         this.settleCredit()
@@ -271,12 +304,11 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** Handles a letter and those behind it, for a while, as long as nobody asks. */
   tells(first: Letter): void {
-    const { receive } = this.behaviour!
     let letter = first
     for (let n = 1; ; n++) {
-      const type = letter.message.type as string
-      if (typeof type === 'string' && Object.hasOwn(receive, type)) this.performNow(letter, receive, type)
-      else this.handle(this.behaviour!, letter)
+      const handler = this.handlerOf(letter.message.type)
+      if (handler) this.run(handler, letter.from, letter.message)
+      else this.unknown(letter)
       if (n >= mostTells || this.busy || this.status !== 'running' || !this.host.proceed()) return
       if (this.status !== 'running' || this.waiting > this.letters.size) return
       const next = this.letters.first
@@ -288,13 +320,41 @@ export class Cell implements ContextCell, StreamOwner {
     }
   }
 
+  /**
+   * Handles a message that just arrived, within the actor's frame; false: something is before it, or it is not to be handled.
+   * `rest` follows, when no more such messages come for now.
+   */
+  handleNow(life: number, from: Address | null, message: UserMessage): boolean {
+    if (this.busy || life !== this.life || this.status !== 'running' || this.waiting > 0) return false
+    // What follows may be to take its place.
+    if (this.address.overflow === 'drop-oldest') return false
+    const handler = this.handlerOf(message.type)
+    if (!handler) return false
+    if (++this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
+    this.run(handler, from, message)
+    return true
+  }
+
+  rest(): void {
+    this.settleCredit()
+  }
+
+  /** The same for an ask; no `rest` follows. */
+  answerNow(letter: Letter): boolean {
+    if (this.busy || letter.life !== this.life || this.status !== 'running' || this.waiting > 0) return false
+    if (this.address.overflow === 'drop-oldest') return false
+    this.giveBack(letter)
+    this.handle(letter)
+    return true
+  }
+
   /** Ends this life: the mailbox closes and the signal fires now, the hook runs when the running handler is done or, forced, never. */
   stop(cause: Cause, force: boolean): void {
     if (this.status === 'over') return
     if (this.status !== 'ending') {
       this.close(cause)
       this.status = 'ending'
-      if (!this.busy && !force) void this.finish()
+      if (!this.busy && !force) this.finish()
     }
     if (force) this.end(null)
   }
@@ -305,60 +365,91 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private get waiting(): number {
-    return this.notices.size + this.letters.size + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
+    return this.letters.size + (this.notices?.size ?? 0) + (this.clockwork?.size ?? 0) + (this.aside?.waiting ?? 0)
   }
 
   /** The message of a timer that is due. */
   private tick(): Letter | undefined {
     const message = this.clockwork?.take()
     const { address } = this
-    return message && { kind: 'letter', to: address, life: noCredit, from: address, message, ask: null, at: 0 }
+    return message && letterOf(address, noCredit, address, message)
   }
 
-  private handle(behaviour: ErasedBehaviour, letter: Letter): void {
-    const { type } = letter.message
-    if (typeof type !== 'string' || !Object.hasOwn(behaviour.receive, type)) {
-      const known = Object.keys(behaviour.receive).join(', ')
-      const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
-      const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
-      if (letter.ask) this.host.refuse(letter.ask, error)
-      else this.host.undeliverable(letter, { kind: 'exception', message, error })
+  private handlerOf(type: PropertyKey): Handler | null {
+    if (type === this.type) return this.handler
+    const { receive } = this.behaviour!
+    if (typeof type !== 'string' || !Object.hasOwn(receive, type)) return null
+    this.type = type
+    this.handler = receive[type]!
+    return this.handler
+  }
+
+  private handle(letter: Letter): void {
+    const { message, from, ask } = letter
+    const handler = this.handlerOf(message.type)
+    if (!handler) {
+      this.unknown(letter)
       return
     }
-    const frame = letter.ask ? { host: this.host, actor: this, chain: [...letter.ask.chain, this.address] } : this.frame
-    const run = (): unknown => behaviour.receive[type]!(this.state, letter.message, this.context)
-    const trace = letter.ask?.trace
+    const frame = ask ? { host: this.host, actor: this, chain: [...ask.chain, this.address] } : this.frame
+    const run = (): unknown => handler.call(this.behaviour!.receive, this.state, message, this.context)
+    const trace = ask?.trace
     const { tracing } = this.host
-    this.perform(letter, frame, trace && tracing ? () => tracing.handle(this.address, type, trace, run) : run)
+    const type = message.type as string
+    this.perform(
+      message,
+      from,
+      ask,
+      frame,
+      trace && tracing ? () => tracing.handle(this.address, type, trace, run) : run,
+    )
+  }
+
+  private unknown(letter: Letter): void {
+    const { type } = letter.message
+    const known = Object.keys(this.behaviour!.receive).join(', ')
+    const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
+    const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
+    if (letter.ask) this.host.refuse(letter.ask, error)
+    else this.host.undeliverable(letter, { kind: 'exception', message, error })
   }
 
   /** Handles a tell within the actor's frame. */
-  private performNow(letter: Letter, receive: ErasedBehaviour['receive'], type: string): void {
-    this.begin(letter)
+  private run(handler: Handler, from: Address | null, message: UserMessage): void {
+    this.begin(message, from, null)
     let result: unknown
     try {
-      result = receive[type]!(this.state, letter.message, this.context)
+      result = handler.call(this.behaviour!.receive, this.state, message, this.context)
     } catch (error) {
-      this.threw(letter, error)
+      this.threw(message, null, error)
       return
     }
-    this.settle(letter, this.frame, result)
+    if (result === undefined) this.handled(null, this.frame, undefined)
+    else this.settle(message, null, this.frame, result)
   }
 
-  private perform(letter: Letter | null, frame: Frame, run: () => unknown): void {
-    this.begin(letter)
+  private perform(
+    message: UserMessage | null,
+    from: Address | null,
+    ask: Letter['ask'],
+    frame: Frame,
+    run: () => unknown,
+  ): void {
+    this.begin(message, from, ask)
     let result: unknown
     try {
       result = frames.run(frame, run)
     } catch (error) {
-      this.threw(letter, error)
+      this.threw(message, ask, error)
       return
     }
-    this.settle(letter, frame, result)
+    this.settle(message, ask, frame, result)
   }
 
-  private begin(letter: Letter | null): void {
-    this.current = letter
+  private begin(message: UserMessage | null, from: Address | null, ask: Letter['ask']): void {
+    this.message = message
+    this.from = from
+    this.ask = ask
     this.cancelled = false
     this.askAbort = null
     this.busy = true
@@ -367,36 +458,36 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** A handler has returned: its reply, or a promise of it. */
-  private settle(letter: Letter | null, frame: Frame, result: unknown): void {
+  private settle(message: UserMessage | null, ask: Letter['ask'], frame: Frame, result: unknown): void {
     if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
       ;(result as PromiseLike<unknown>).then(
-        (value) => this.handled(letter, frame, value),
-        (error) => this.threw(letter, error),
+        (value) => this.handled(ask, frame, value),
+        (error) => this.threw(message, ask, error),
       )
-    } else this.handled(letter, frame, result)
+    } else this.handled(ask, frame, result)
   }
 
-  private handled(letter: Letter | null, frame: Frame, value: unknown): void {
+  private handled(ask: Letter['ask'], frame: Frame, value: unknown): void {
     if (this.over) return
     this.ran()
     // A letter that was stashed is answered when it is handled again.
-    if (letter?.ask && this.current) this.host.answer(this, frame, letter.ask, value)
-    this.current = null
+    if (ask && this.message) this.host.answer(this, frame, ask, value)
+    this.message = null
     this.settled()
   }
 
-  private threw(letter: Letter | null, thrown: unknown): void {
+  private threw(handling: UserMessage | null, ask: Letter['ask'], thrown: unknown): void {
     if (this.over) return
     this.ran()
-    this.current = null
+    this.message = null
     // The mailbox closes and the guardian knows before the asker does, so that `ready()` then waits for the next life.
     this.fail(thrown)
-    if (!letter?.ask) return
+    if (!ask) return
     const { path } = this.address
-    const type = String(letter.message.type)
+    const type = String(handling?.type)
     const cause = asError(thrown)
     const message = `ask: ${path} failed at "${type}": ${cause.message}`
-    this.host.refuse(letter.ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
+    this.host.refuse(ask, new ActorError('HANDLER_FAILED', message, { actor: path, type }, { cause }))
   }
 
   /** No handler runs any more. */
@@ -407,7 +498,7 @@ export class Cell implements ContextCell, StreamOwner {
 
   /** This life has failed. */
   fail(thrown: unknown): void {
-    if (this.status === 'ending') void this.finish()
+    if (this.status === 'ending') this.finish()
     if (this.status !== 'starting' && this.status !== 'running') return
     const cause = exceptionCause(thrown)
     this.close(cause)
@@ -416,43 +507,42 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   private settled(): void {
-    if (this.status === 'ending') void this.finish()
-    else if (this.status === 'running') this.host.schedule(this)
+    if (this.status === 'ending') this.finish()
+    else if (this.status === 'running' && this.waiting > 0) this.host.schedule(this)
   }
 
   /** No more messages: those that wait are undeliverable. */
   private close(cause: Cause): void {
     if (this.cause) return
     this.cause = cause
-    this.host.credits.close(this.address.slot, this.spec.capacity)
+    this.host.credits.close(this.address.slot, this.capacity)
     this.clockwork?.clear()
     this.host.streams.lifeOver(this.address, cause)
     for (const letter of this.aside?.drain() ?? []) this.host.undeliverable(letter, cause)
     for (let letter = this.letters.shift(); letter; letter = this.letters.shift())
       this.host.undeliverable(letter, cause)
     this.wakeCreditWaiters()
-    const error = deadActor('signal', this.address.path, cause)
-    this.abort?.abort(error)
+    this.abort?.abort(deadActor('signal', this.address.path, cause))
   }
 
-  private async finish(): Promise<void> {
+  private finish(): void {
     this.busy = true
-    let stopError: Error | null = null
     const { behaviour, cause } = this
-    if (this.initialised && behaviour?.stop) {
-      try {
-        await frames.run(this.frame, async () => behaviour.stop?.(this.state, this.context, cause!))
-      } catch (error) {
-        stopError = exceptionCause(error).error!
-      }
+    if (!this.initialised || !behaviour?.stop) {
+      this.end(null)
+      return
     }
-    this.end(stopError)
+    const hook = async (): Promise<unknown> => behaviour.stop?.(this.state, this.context, cause!)
+    frames.run(this.frame, hook).then(
+      () => this.end(null),
+      (error) => this.end(asError(error)),
+    )
   }
 
   private end(stopError: Error | null): void {
     if (this.over) return
     this.status = 'over'
-    if (this.current?.ask) this.host.refuse(this.current.ask, deadActor('ask', this.address.path, this.cause))
+    if (this.message && this.ask) this.host.refuse(this.ask, deadActor('ask', this.address.path, this.cause))
     this.host.over(this)
     this.host.report({ kind: 'ended', id: this.address.id, incarnation: this.incarnation, stopError })
   }
@@ -474,7 +564,7 @@ export class Cell implements ContextCell, StreamOwner {
   private wakeCreditWaiters(): void {
     if (this.creditWaiters.length === 0) return
     const waiters = this.creditWaiters
-    this.creditWaiters = []
+    this.creditWaiters = nobody
     for (const { id, host } of waiters) this.host.reply({ id, host }, undefined)
   }
 }

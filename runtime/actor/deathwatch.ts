@@ -8,10 +8,18 @@ const remembered = 1024
 /** Causes of the latest ended actors, by id. */
 export class Obituaries {
   private readonly causes = new Map<number, Cause>()
+  /** The ids in `causes`, the oldest at `next` once there are all. */
+  private readonly ids: number[] = []
+  private next = 0
 
   record(id: number, cause: Cause): void {
+    const known = this.causes.size
     this.causes.set(id, cause)
-    if (this.causes.size > remembered) this.causes.delete(this.causes.keys().next().value!)
+    if (this.causes.size === known) return
+    const oldest = this.ids[this.next]
+    if (oldest !== undefined) this.causes.delete(oldest)
+    this.ids[this.next] = id
+    this.next = (this.next + 1) % remembered
   }
 
   get(id: number): Cause | undefined {
@@ -33,10 +41,12 @@ export class DeathWatch {
     const observer = this.tree.get(watcher)
     if (!observer) return
     if (!on) {
-      entry?.watchers.delete(watcher)
-      observer.watching.delete(target.id)
+      entry?.watchers?.delete(watcher)
+      observer.watching?.delete(target.id)
     } else if (entry) {
+      entry.watchers ??= new Set()
       entry.watchers.add(watcher)
+      observer.watching ??= new Set()
       observer.watching.add(target.id)
     } else {
       const cause = this.obituaries.get(target.id) ?? { kind: 'stopped', message: 'it stopped earlier' }
@@ -46,17 +56,19 @@ export class DeathWatch {
 
   /** A life of `entry` has ended. */
   notify(entry: Entry, cause: Cause, restarting: boolean): void {
+    if (!entry.watchers) return
     for (const watcher of entry.watchers) {
       const observer = this.tree.get(watcher)
       if (!observer) continue
       this.send(observer.address.host, { kind: 'terminated', watcher, ref: entry.address, cause, restarting })
-      if (!restarting) observer.watching.delete(entry.id)
+      if (!restarting) observer.watching?.delete(entry.id)
     }
   }
 
   /** A life of the watcher `entry` has ended, and its watches with it. */
   forget(entry: Entry): void {
-    for (const id of entry.watching) this.tree.get(id)?.watchers.delete(entry.id)
-    entry.watching.clear()
+    if (!entry.watching) return
+    for (const id of entry.watching) this.tree.get(id)?.watchers?.delete(entry.id)
+    entry.watching = null
   }
 }

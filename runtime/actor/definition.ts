@@ -189,6 +189,8 @@ export class ActorDefinition<P extends ProtocolShape<P> = Protocol, A = never> {
   declare readonly [protocolType]: P
   declare readonly [argsType]: (args: A) => void
   readonly key: DefinitionKey
+  /** The key with the definition itself, for hosts of the thread that it is on. */
+  readonly here: DefinitionKey & { readonly local: ActorDefinition }
   constructor(
     url: string,
     name: string,
@@ -202,6 +204,7 @@ export class ActorDefinition<P extends ProtocolShape<P> = Protocol, A = never> {
     hash.update(`\n${text}`)
     const fingerprint = hash.digest('base64url').slice(0, 16)
     this.key = { url, name, fingerprint, ...(text !== undefined && { layout: text }) }
+    this.here = { ...this.key, local: this as unknown as ActorDefinition }
   }
 }
 

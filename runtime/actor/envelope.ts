@@ -1,6 +1,6 @@
 // What hosts say to each other: messages of users with their replies, and the control traffic between every host and the guardian.
 // An envelope is plain data but for the user's values, so any transport that can carry those can carry it.
-import type { DefinitionKey, Overflow, Place, SpawnOptions } from './definition.js'
+import type { ActorDefinition, DefinitionKey, Overflow, Place, SpawnOptions } from './definition.js'
 import type { Cause } from './errors.js'
 import type { HostView } from './events.js'
 import type { LogLevel } from './log.js'
@@ -45,11 +45,20 @@ export interface Letter {
   at: number
 }
 
+/** A letter as it reaches its mailbox. */
+export const letterOf = (
+  to: Address,
+  life: number,
+  from: Address | null,
+  message: UserMessage,
+  ask: Letter['ask'] = null,
+): Letter => ({ kind: 'letter', to, life, from, message, ask, at: 0 })
+
 /** What the guardian tells a host to run. */
 export interface LifeSpec {
   readonly address: Address
   readonly parent: Address | null
-  readonly definition: DefinitionKey & { readonly local?: object }
+  readonly definition: DefinitionKey & { readonly local?: ActorDefinition }
   readonly args: unknown
   readonly capacity: number
   readonly worker: Place
@@ -122,6 +131,8 @@ export type Envelope = Letter | Report | Order | Signal
 
 /** How envelopes get from one host to another. Ordered per pair of hosts. */
 export interface Transport {
+  /** Sends a letter that nobody awaits a reply to; otherwise as {@link send}. */
+  tell(to: Address, life: number, from: Address | null, message: UserMessage): boolean
   /** Throws `NOT_SERIALISABLE`; false: there is no way to that host now. */
   send(to: number, envelope: Envelope): boolean
   /** Whether the way to a host has room for a letter; true where there is no way. What must not wait goes without asking. */
@@ -130,6 +141,16 @@ export interface Transport {
   awaitRoom(to: number): Promise<void>
   /** Takes in control traffic that has arrived; called between two handlers. */
   attend(): void
+}
+
+/** What a transport delivers to. */
+export interface Inbox {
+  receive(envelope: Envelope): void
+  /** A letter that nobody awaits a reply to. */
+  arrive(to: Address, life: number, from: Address | null, message: UserMessage): void
+  /** What arrives until `end` is handled at once where the actor has nothing before it, rather than queued. */
+  begin(): void
+  end(): void
 }
 
 /** Gives the guardian threads to put actors on. Hosts are numbered from 1. */

@@ -27,6 +27,17 @@ export const frames = {
     }
   },
 
+  /** Has what follows in this turn of the event loop run with a frame, until `leave`. */
+  enter(frame: Frame): void {
+    running = frame
+    storage.enterWith(frame)
+  },
+
+  leave(): void {
+    running = undefined
+    storage.enterWith(undefined as unknown as Frame)
+  },
+
   /** The frame of the running handler, if any. */
   getStore(): Frame | undefined {
     return running ?? storage.getStore()

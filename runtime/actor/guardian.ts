@@ -2,8 +2,7 @@
 // A life ends children first. What fails together restarts together, in the order of spawning; past its budget the parent fails.
 import type { CreditTable } from './credits.js'
 import { DeathWatch, Obituaries } from './deathwatch.js'
-import type { Place } from './definition.js'
-import type { Address, Clock, Envelope, GuardianRequest, Order, Report, Spawner } from './envelope.js'
+import type { Address, Clock, Envelope, GuardianRequest, LifeSpec, Report, Spawner } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor } from './errors.js'
 import type { SystemEvent, SystemView } from './events.js'
 import type { LogLevel } from './log.js'
@@ -11,15 +10,16 @@ import type { Random } from './random.js'
 import { Directory } from './receptionist.js'
 import { type Lives, Recovery } from './recovery.js'
 import { routeesOf } from './router.js'
-import { policyOf } from './supervision.js'
+import { type Policy, policyOf, samePolicy } from './supervision.js'
 import { type Filling, Surveys } from './surveys.js'
-import { deferred, Entry, type Life, Tree } from './tree.js'
+import { Entry, type Family, Life, placeOf, Tree } from './tree.js'
 
 /** After a forced stop goes unanswered for this long, the worker is ended. */
 const killMs = 2000
 
 interface HostState {
-  ready: Promise<void>
+  /** Settles when it runs, null: it does; rejects where it will not. */
+  ready: Promise<void> | null
   restarts: number
   /** Why it is taken for hung, where it is being ended for that. */
   stalled: string | null
@@ -46,16 +46,20 @@ export class Guardian implements Lives {
   private readonly directory = new Directory()
   private readonly recovery: Recovery
   private readonly surveys: Surveys
+  /** Definitions as workers name them, one object for all actors of each. */
+  private readonly definitions = new Map<string, LifeSpec['definition']>()
+  /** Of the latest spawn, and of all before it that asked for the same. */
+  private policy: Policy | null = null
   private deadLetters = 0
   stopping = false
 
   constructor(private readonly options: GuardianOptions) {
-    this.tree = new Tree(options.credits)
+    this.tree = new Tree(options.credits, options.spawner.workers + 1)
     this.deathWatch = new DeathWatch(this.tree, this.obituaries, options.send)
     this.recovery = new Recovery(options, this)
     this.surveys = new Surveys(options.clock, options.spawner.workers + 1, options.send)
     this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
-      ready: Promise.resolve(),
+      ready: null,
       restarts: 0,
       stalled: null,
     }))
@@ -64,10 +68,7 @@ export class Guardian implements Lives {
   receive(report: Report): void {
     switch (report.kind) {
       case 'request':
-        void this.answer(report.request).then(
-          (value) => this.options.send(report.host, { kind: 'reply', id: report.id, value }),
-          (error) => this.options.send(report.host, { kind: 'refusal', id: report.id, error: asError(error) }),
-        )
+        void this.serve(report)
         break
       case 'watch':
         this.deathWatch.set(report.watcher, report.target, report.on)
@@ -81,13 +82,13 @@ export class Guardian implements Lives {
       default: {
         const entry = this.tree.get(report.id)
         if (entry?.life?.incarnation !== report.incarnation) return
-        if (report.kind === 'started') entry.life.started.resolve(entry.life.cause)
+        if (report.kind === 'started') entry.life.started(entry.life.cause)
         else if (report.kind === 'failed') this.failed(entry, entry.life, report.cause)
         else if (report.kind === 'survive') entry.survived = report.value
         else {
           if (report.stopError)
             this.options.publish({ type: 'stop-failed', actor: entry.path, error: report.stopError })
-          entry.life.ended.resolve()
+          entry.life.end()
         }
       }
     }
@@ -113,8 +114,8 @@ export class Guardian implements Lives {
     const starting = new Set(lost.filter((entry) => entry.status === 'starting'))
     for (const entry of lost) {
       entry.life!.cause ??= cause
-      entry.life!.started.resolve(cause)
-      entry.life!.ended.resolve()
+      entry.life!.started(cause)
+      entry.life!.end()
     }
     for (const entry of lost) {
       if (!starting.has(entry) && !(entry.parent && lost.includes(entry.parent))) this.recovery.fall(entry, cause)
@@ -130,13 +131,12 @@ export class Guardian implements Lives {
   }
 
   async inspect(): Promise<SystemView> {
-    const entries = [...this.tree.all()]
     const views = new Map<number, Filling>()
     const view: SystemView = {
       name: this.options.system,
       workers: this.hosts.map(({ restarts }, host) => ({
         worker: placeOf(host),
-        actors: entries.filter((entry) => entry.address.host === host).length,
+        actors: this.tree.countOn(host),
         restarts,
       })),
       actors: this.tree.view(this.tree.top, views),
@@ -151,7 +151,17 @@ export class Guardian implements Lives {
     this.options.publish(event)
   }
 
-  private async answer(request: GuardianRequest): Promise<unknown> {
+  private async serve({ id, host, request }: Extract<Report, { kind: 'request' }>): Promise<void> {
+    let reply: Envelope
+    try {
+      reply = { kind: 'reply', id, value: await this.answer(request) }
+    } catch (error) {
+      reply = { kind: 'refusal', id, error: asError(error) }
+    }
+    this.options.send(host, reply)
+  }
+
+  private answer(request: GuardianRequest): unknown {
     if (request.op === 'spawn') return this.spawn(request)
     if (request.op === 'register') {
       for (const { id, path } of routeesOf(request.ref)) {
@@ -160,18 +170,24 @@ export class Guardian implements Lives {
     }
     if ('service' in request) return this.directory.answer(request)
     const entry = this.tree.get(request.id)
-    const known = this.obituaries.get(request.id)
     if (request.op === 'stop') {
       const kind = request.force ? 'killed' : 'stopped'
-      if (entry) await this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
-      return undefined
+      return entry && this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
     }
     if (request.op === 'abandon') return entry && this.abandon(entry, request.why)
+    const known = this.obituaries.get(request.id)
     if (request.op === 'await-gone')
-      return entry ? entry.gone.promise : (known ?? { kind: 'stopped', message: 'it stopped earlier' })
+      return entry ? entry.gone : (known ?? { kind: 'stopped', message: 'it stopped earlier' })
     if (!entry) throw deadActor('ready', request.path, known)
-    if (entry.removal || !(await entry.up.promise)) throw deadActor('ready', request.path, await entry.gone.promise)
-    return undefined
+    return this.awaitUp(entry)
+  }
+
+  private async awaitUp(entry: Entry): Promise<void> {
+    if (entry.removal || !(await entry.up)) throw deadActor('ready', entry.path, await entry.gone)
+  }
+
+  home(entry: Entry): Family {
+    return this.tree.home(entry)
   }
 
   restarting(entry: Entry, cause: Cause): void {
@@ -181,13 +197,14 @@ export class Guardian implements Lives {
   private async spawn(request: Extract<GuardianRequest, { op: 'spawn' }>): Promise<Address> {
     const { definition, args, parent: parentId } = request
     if (this.stopping) throw new ActorError('SYSTEM_STOPPED', `spawn: the system ${this.options.system} stops`)
-    const policy = policyOf(request.options, this.options.spawner.workers, this.options.logLevel)
+    const { options } = request
+    const policy = this.shared(policyOf(options, this.options.spawner.workers, this.options.logLevel))
     const parent = parentId === null ? null : (this.tree.get(parentId) ?? null)
     if (parentId !== null && (!parent?.life || parent.removal || parent.status === 'restarting')) {
       throw deadActor('spawn', `the parent of ${definition.name}`, parent?.cause ?? this.obituaries.get(parentId))
     }
-    const home = parent?.family ?? this.tree.top
-    const name = policy.name ?? `${definition.name}-${home.spawned}`
+    const home = this.tree.familyOf(parent)
+    const name = options.name ?? `${definition.name}-${home.spawned}`
     const path = parent ? `${parent.path}/${name}` : name
     if (home.members.has(path)) {
       throw new ActorError('BAD_OPTION', `spawn: name, expected one that no sibling has, got ${path} again`, {
@@ -195,24 +212,10 @@ export class Guardian implements Lives {
         got: path,
       })
     }
-    const host = policy.worker === null ? this.leastLoaded() : policy.worker === 'main' ? 0 : policy.worker + 1
-    const address: Address = {
-      ...this.tree.reserve(path),
-      path,
-      host,
-      ...(definition.layout !== undefined && { layout: definition.layout }),
-      ...(policy.overflow !== 'refuse' && { overflow: policy.overflow }),
-    }
-    const { local, ...key } = definition
-    const entry = new Entry(address, parent, home, policy, {
-      address,
-      parent: parent?.address ?? null,
-      definition: host === 0 && local ? { ...key, local } : key,
-      args,
-      capacity: policy.capacity,
-      worker: placeOf(host),
-      logLevel: policy.logLevel,
-    })
+    const { worker } = options
+    const host = worker === undefined ? this.leastLoaded() : worker === 'main' ? 0 : worker + 1
+    const address = addressAt(this.tree.reserve(path), path, host, definition.layout, policy)
+    const entry = new Entry(address, parent, policy, this.definitionOn(host, definition), args)
     home.spawned++
     this.tree.add(entry)
     const failure = await this.startLife(entry)
@@ -231,40 +234,37 @@ export class Guardian implements Lives {
 
   /** Starts a life; resolves to null when its `init` is done, else to why not. */
   startLife(entry: Entry): Promise<Cause | null> {
-    const starting = this.started(entry).finally(() => {
-      if (entry.starting === starting) entry.starting = null
-    })
-    entry.starting = starting
-    return starting
+    entry.starting = this.start(entry)
+    return entry.starting
+  }
+
+  private async start(entry: Entry): Promise<Cause | null> {
+    entry.status = 'starting'
+    const failure = await this.started(entry)
+    entry.starting = null
+    if (failure) return failure
+    if (entry.removal) return { kind: 'stopped', message: 'it was stopped while it started' }
+    entry.markUp()
+    return null
   }
 
   private async started(entry: Entry): Promise<Cause | null> {
-    entry.status = 'starting'
     try {
-      await this.hosts[entry.address.host]!.ready
+      const { ready } = this.hosts[entry.address.host]!
+      if (ready) await ready
       if (entry.removal) return entry.cause ?? { kind: 'stopped', message: 'it was stopped before it started' }
-      const life: Life = { incarnation: entry.restarts, started: deferred(), ended: deferred(), cause: null }
+      const life = new Life(entry.restarts)
       entry.life = life
-      if (
-        !this.options.send(entry.address.host, {
-          kind: 'start',
-          spec: { ...entry.spec, incarnation: life.incarnation, survived: entry.survived },
-        })
-      ) {
-        throw new ActorError(
-          'WORKER_EXIT',
-          `spawn: ${entry.path}, expected worker ${entry.spec.worker} to run, got none`,
-        )
+      const begun = life.begun()
+      if (!this.options.send(entry.address.host, { kind: 'start', spec: entry.spec() })) {
+        const message = `spawn: ${entry.path}, expected worker ${entry.worker} to run, got none`
+        throw new ActorError('WORKER_EXIT', message)
       }
-      const failure = await life.started.promise
-      if (failure) return failure
+      return await begun
     } catch (error) {
       entry.life = null
       return { kind: 'exception', message: asError(error).message, error: asError(error) }
     }
-    if (entry.removal) return { kind: 'stopped', message: 'it was stopped while it started' }
-    entry.markUp()
-    return null
   }
 
   /** Ends the present life: children first, then `stop` on its host, forced when past its grace time. */
@@ -273,50 +273,51 @@ export class Guardian implements Lives {
     if (life) life.cause ??= reason
     const cause = life?.cause ?? reason
     entry.markDown()
-    const ofParent: Cause = {
-      kind: 'parent',
-      message: `its parent ${entry.path} ended (${cause.kind}: ${cause.message})`,
-    }
-    for (const child of entry.family.reversed()) await this.remove(child, ofParent, force)
+    if (entry.family) await this.removeChildren(entry, entry.family, cause, force)
     if (!life || entry.life !== life) return
-    const { host } = entry.address
-    const order = (forced: boolean): Order => ({ kind: 'stop', id: entry.id, cause, force: forced })
-    this.options.send(host, order(force))
-    const kill = (): (() => void) =>
-      this.options.clock.after(killMs, () => {
-        this.killHost(host, `worker ${host - 1} did not answer a forced stop of ${entry.path} for ${killMs} ms`)
-      })
-    let cancel = force
-      ? kill()
-      : this.options.clock.after(entry.policy.graceMs, () => {
-          this.options.send(host, order(true))
-          cancel = kill()
-        })
-    await life.ended.promise
-    cancel()
-    life.started.resolve(cause)
+    this.options.send(entry.address.host, { kind: 'stop', id: entry.id, cause, force })
+    if (!life.over) await this.ended(entry, life, cause, force)
+    life.started(cause)
     if (entry.life !== life) return
     entry.cause = cause
     entry.life = null
     this.deathWatch.forget(entry)
   }
 
+  private async removeChildren(parent: Entry, family: Family, cause: Cause, force: boolean): Promise<void> {
+    const message = `its parent ${parent.path} ended (${cause.kind}: ${cause.message})`
+    for (const child of family.reversed()) await this.remove(child, { kind: 'parent', message }, force)
+  }
+
+  /** Waits for a life that was told to end: after its grace time it is forced, and where that goes unanswered its worker is ended. */
+  private async ended(entry: Entry, life: Life, cause: Cause, force: boolean): Promise<void> {
+    const { clock, send } = this.options
+    const { host } = entry.address
+    const kill = (): (() => void) =>
+      clock.after(killMs, () =>
+        this.killHost(host, `worker ${host - 1} did not answer a forced stop of ${entry.path} for ${killMs} ms`),
+      )
+    let cancel = force
+      ? kill()
+      : clock.after(entry.policy.graceMs, () => {
+          send(host, { kind: 'stop', id: entry.id, cause, force: true })
+          cancel = kill()
+        })
+    await life.ended()
+    cancel()
+  }
+
   /** Ends the worker of an actor that is taken for hung. */
   private async abandon(entry: Entry, why: string): Promise<void> {
     const { host, path } = entry.address
     if (host === 0) {
-      throw new ActorError(
-        'BAD_OPTION',
-        `abandon: ${path}, expected an actor on a worker, got one on the main thread`,
-        {
-          actor: path,
-        },
-      )
+      const message = `abandon: ${path}, expected an actor on a worker, got one on the main thread`
+      throw new ActorError('BAD_OPTION', message, { actor: path })
     }
     const { life } = entry
     if (!life) return
     this.killHost(host, why)
-    await life.ended.promise
+    await life.ended()
   }
 
   private killHost(host: number, why: string): void {
@@ -345,33 +346,64 @@ export class Guardian implements Lives {
     this.deathWatch.notify(entry, last, false)
     this.directory.forget(entry.address)
     this.tree.remove(entry)
-    entry.up.resolve(false)
-    entry.gone.resolve(last)
+    entry.markGone(last)
     if (entry.spawned) this.options.publish({ type: 'stopped', actor: entry.path, cause: last })
   }
 
   failed(entry: Entry, life: Life, cause: Cause): void {
     life.cause ??= cause
-    if (entry.status === 'starting') life.started.resolve(cause)
+    if (entry.status === 'starting') life.started(cause)
     else this.recovery.fall(entry, cause)
   }
 
   private open(host: number): void {
+    const state = this.hosts[host]!
     const ready = this.options.spawner.open(host)
-    ready.catch((error) => {
-      const cause: Cause = { kind: 'exit', message: asError(error).message, error: asError(error) }
-      if (!this.stopping) this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
-    })
-    this.hosts[host]!.ready = ready
+    state.ready = ready
+    ready.then(
+      () => {
+        if (state.ready === ready) state.ready = null
+      },
+      (error) => {
+        const cause: Cause = { kind: 'exit', message: asError(error).message, error: asError(error) }
+        if (!this.stopping) this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
+      },
+    )
   }
 
   private leastLoaded(): number {
-    if (this.hosts.length === 1) return 0
-    const loads = this.hosts.map(() => 0)
-    for (const entry of this.tree.all()) loads[entry.address.host]!++
-    loads[0] = Number.POSITIVE_INFINITY
-    return loads.indexOf(Math.min(...loads))
+    let least = this.hosts.length === 1 ? 0 : 1
+    for (let host = 2; host < this.hosts.length; host++) {
+      if (this.tree.countOn(host) < this.tree.countOn(least)) least = host
+    }
+    return least
+  }
+
+  /** One policy for all spawns in a row that ask for the same. */
+  private shared(policy: Policy): Policy {
+    if (!this.policy || !samePolicy(this.policy, policy)) this.policy = policy
+    return this.policy
+  }
+
+  /** A definition as a host is to be told of it: only this thread can be given the object itself. */
+  private definitionOn(host: number, definition: LifeSpec['definition']): LifeSpec['definition'] {
+    const { local, url, name, fingerprint } = definition
+    if (local) return host === 0 ? definition : local.key
+    const key = `${url} ${name} ${fingerprint}`
+    const known = this.definitions.get(key) ?? definition
+    this.definitions.set(key, known)
+    return known
   }
 }
 
-const placeOf = (host: number): Place => (host === 0 ? 'main' : host - 1)
+/** Written out, for actors are many: objects of one shape share what the engine knows of it. */
+function addressAt(
+  { id, slot }: { id: number; slot: number },
+  path: string,
+  host: number,
+  layout: string | undefined,
+  { overflow }: Policy,
+): Address {
+  if (layout === undefined) return overflow === 'refuse' ? { id, path, host, slot } : { id, path, host, slot, overflow }
+  return overflow === 'refuse' ? { id, path, host, slot, layout } : { id, path, host, slot, layout, overflow }
+}

@@ -4,19 +4,21 @@ import { Cell, type CellHost } from './cell.js'
 import { type CreditTable, creditless, down, full } from './credits.js'
 import { Deadlines } from './deadlines.js'
 import { Obituaries } from './deathwatch.js'
-import { ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
-import type {
-  Address,
-  Clock,
-  Envelope,
-  GuardianRequest,
-  Letter,
-  LifeSpec,
-  Order,
-  Report,
-  Signal,
-  Transport,
-  UserMessage,
+import { type ActorDefinition, type ErasedBehaviour, importDefinition, type SpawnOptions } from './definition.js'
+import {
+  type Address,
+  type Clock,
+  type Envelope,
+  type GuardianRequest,
+  type Inbox,
+  type Letter,
+  type LifeSpec,
+  letterOf,
+  type Order,
+  type Report,
+  type Signal,
+  type Transport,
+  type UserMessage,
 } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, lateAsk } from './errors.js'
 import type { AskView, HostView } from './events.js'
@@ -52,7 +54,7 @@ export interface ReportSink {
   receive(report: Report): void
 }
 
-export class Host implements CellHost {
+export class Host implements CellHost, Inbox {
   readonly system: string
   readonly index: number
   readonly credits: CreditTable
@@ -63,6 +65,10 @@ export class Host implements CellHost {
   tracing: Tracing | null = null
   private readonly transport: Transport
   private readonly cells = new Map<number, Cell>()
+  /** Cells whose `init` is to run. */
+  private readonly starting = new Queue<{ readonly cell: Cell; readonly spec: LifeSpec }>()
+  /** Behaviours that were imported, by definition. */
+  private readonly behaviours = new Map<string, ErasedBehaviour>()
   private readonly obituaries = new Obituaries()
   private readonly pending = new Pending()
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
@@ -79,6 +85,10 @@ export class Host implements CellHost {
   private watchedAt = 0
   private stride = 1
   private unwatched = 1
+  /** What arrives is handled at once. */
+  private direct = false
+  private directTo: Address | null = null
+  private directCell: Cell | undefined
   private closed: ActorError | null = null
   private time: number | null = null
 
@@ -116,8 +126,8 @@ export class Host implements CellHost {
     const life = this.credit(to, 'tell')
     if (life === full) return false
     // Where the receiver is down, its host knows why and tells.
-    const letter: Letter = { kind: 'letter', to, life, from, message, ask: null, at: 0 }
-    this.post(letter)
+    if (to.host === this.index) this.deliver(letterOf(to, life, from, message))
+    else this.post(to, life, from, message)
     return true
   }
 
@@ -177,16 +187,16 @@ export class Host implements CellHost {
           sent = true
           const asker = { id, host: this.index, chain }
           const ask = span ? { ...asker, trace: span.carrier } : asker
-          this.post({ kind: 'letter', to, life, from, message, ask, at: 0 })
+          this.postAsk(letterOf(to, life, from, message, ask))
         } catch (error) {
           this.pending.reject(id, asError(error))
         }
         return true
       }
-      this.deadlines.add(id, deadline)
       const line = this.lines.get(to.id)
       if (line) line.push(attempt)
       else if (!attempt()) void this.queueUp(to, attempt)
+      this.deadlines.add(id, deadline)
     })
   }
 
@@ -201,11 +211,12 @@ export class Host implements CellHost {
     }
   }
 
-  async stop(to: Address, force: boolean): Promise<void> {
+  stop(to: Address, force: boolean): Promise<void> {
     const path = this.frame()?.actor.address.path
-    const stopping = this.request({ op: 'stop', id: to.id, force })
-    if (path === to.path || path?.startsWith(`${to.path}/`)) stopping.catch(() => {})
-    else await stopping
+    const stopping = this.request({ op: 'stop', id: to.id, force }) as Promise<void>
+    if (path !== to.path && !path?.startsWith(`${to.path}/`)) return stopping
+    stopping.catch(() => {})
+    return Promise.resolve()
   }
 
   async abandon(to: Address, why: string): Promise<void> {
@@ -216,10 +227,15 @@ export class Host implements CellHost {
     return (await this.request({ op: 'await-gone', id: to.id })) as Cause
   }
 
-  async spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
-    const key = this.index === 0 ? { ...definition.key, local: definition } : definition.key
-    const address = await this.request({ op: 'spawn', definition: key, args, options, parent: parent?.id ?? null })
-    return new Ref(this, address as Address)
+  spawn(parent: Address | null, definition: ActorDefinition, args: unknown, options: SpawnOptions): Promise<Ref> {
+    return new Promise((resolve, reject) => {
+      const key = this.index === 0 ? definition.here : definition.key
+      this.submit(
+        { op: 'spawn', definition: key, args, options, parent: parent?.id ?? null },
+        (address) => resolve(new Ref(this, address as Address)),
+        reject,
+      )
+    })
   }
 
   publish(actor: string, event: unknown): void {
@@ -255,6 +271,37 @@ export class Host implements CellHost {
     }
   }
 
+  /** Handles what arrives at once, as long as its actor is idle and it is not time to read input. */
+  arrive(to: Address, life: number, from: Address | null, message: UserMessage): void {
+    if (this.direct) {
+      if (to !== this.directTo) this.attendTo(to)
+      if (this.directCell?.handleNow(life, from, message)) {
+        if (!this.proceed()) this.direct = false
+        return
+      }
+    }
+    if (!this.closed) this.deliver(letterOf(to, life, from, message))
+  }
+
+  begin(): void {
+    this.direct = this.closed === null
+    this.goSince = this.watchedAt = 0
+  }
+
+  end(): void {
+    this.direct = false
+    if (this.directTo) this.attendTo(null)
+  }
+
+  /** Turns to the actor that handles what arrives next. */
+  private attendTo(to: Address | null): void {
+    this.directCell?.rest()
+    this.directTo = to
+    this.directCell = to ? this.cells.get(to.id) : undefined
+    if (this.directCell) frames.enter(this.directCell.frame)
+    else frames.leave()
+  }
+
   /** Rejects whatever still waits here and drops the cells. */
   close(): void {
     this.closed = new ActorError('SYSTEM_STOPPED', `system: ${this.system} has stopped`, { system: this.system })
@@ -265,9 +312,16 @@ export class Host implements CellHost {
     this.cells.clear()
   }
 
-  async load(definition: LifeSpec['definition']): Promise<ErasedBehaviour> {
-    const { local } = definition
-    return (local instanceof ActorDefinition ? local : await importDefinition(definition)).behaviour
+  load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour> {
+    const { local, url, name, fingerprint } = definition
+    if (local) return local.behaviour
+    const key = `${url} ${name} ${fingerprint}`
+    const known = this.behaviours.get(key)
+    if (known) return known
+    return importDefinition(definition).then(({ behaviour }) => {
+      this.behaviours.set(key, behaviour)
+      return behaviour
+    })
   }
 
   schedule(cell: Cell): void {
@@ -335,9 +389,13 @@ export class Host implements CellHost {
 
   /** Called between two handlers: hears what is urgent. False: it is time to read input. */
   proceed(): boolean {
+    const { direct } = this
+    this.direct = false
     this.transport.attend()
+    this.direct = direct
     if (--this.unwatched > 0) return true
     const now = this.clock.now()
+    if (this.goSince === 0) this.goSince = this.watchedAt = now
     this.stride = now - this.watchedAt > 0.25 ? 1 : Math.min(this.stride * 2, mostUnwatched)
     this.unwatched = this.stride
     this.watchedAt = now
@@ -359,14 +417,24 @@ export class Host implements CellHost {
     this.clock.later(this.go)
   }
 
+  private deliver(letter: Letter): void {
+    const cell = this.cells.get(letter.to.id)
+    if (!cell) this.undeliverable(letter, undefined)
+    else if (this.direct && letter.ask && cell.answerNow(letter)) this.direct = this.proceed()
+    else cell.deliver(letter)
+  }
+
+  private readonly startCells = (): void => {
+    for (let next = this.starting.shift(); next; next = this.starting.shift()) {
+      if (!this.closed) next.cell.start(next.spec)
+    }
+  }
+
   private hear(envelope: Letter | Signal): void {
     switch (envelope.kind) {
-      case 'letter': {
-        const cell = this.cells.get(envelope.to.id)
-        if (cell) cell.deliver(envelope)
-        else this.undeliverable(envelope, undefined)
+      case 'letter':
+        this.deliver(envelope)
         break
-      }
       case 'reply':
         this.pending.resolve(envelope.id, envelope.value)
         break
@@ -398,7 +466,9 @@ export class Host implements CellHost {
       case 'start': {
         const cell = new Cell(this, order.spec)
         this.cells.set(order.spec.address.id, cell)
-        void cell.start()
+        // Not at once, for it may be the handler or the init of another that spawns it.
+        this.starting.push({ cell, spec: order.spec })
+        if (this.starting.size === 1) this.clock.soon(this.startCells)
         break
       }
       case 'stop':
@@ -500,7 +570,18 @@ export class Host implements CellHost {
     throw new ActorError('MAILBOX_FULL', `${operation}: ${path}, expected room in its mailbox, got none`, { to: path })
   }
 
-  private post(letter: Letter): void {
+  private post(to: Address, life: number, from: Address | null, message: UserMessage): void {
+    let sent: boolean
+    try {
+      sent = this.transport.tell(to, life, from, message)
+    } catch (error) {
+      this.credits.give(to.slot, life)
+      throw error
+    }
+    if (!sent) this.undeliverable(letterOf(to, life, from, message), undefined)
+  }
+
+  private postAsk(letter: Letter): void {
     let sent: boolean
     try {
       sent = this.send(letter.to.host, letter)
@@ -538,14 +619,16 @@ export class Host implements CellHost {
   }
 
   request(request: GuardianRequest): Promise<unknown> {
-    return new Promise((resolve, reject) => {
-      if (this.closed) throw this.closed
-      const id = this.pending.open(0, resolve, reject)
-      try {
-        this.report({ kind: 'request', id, host: this.index, request })
-      } catch (error) {
-        this.pending.reject(id, asError(error))
-      }
-    })
+    return new Promise((resolve, reject) => this.submit(request, resolve, reject))
+  }
+
+  private submit(request: GuardianRequest, resolve: (value: unknown) => void, reject: (error: Error) => void): void {
+    if (this.closed) throw this.closed
+    const id = this.pending.open(0, resolve, reject)
+    try {
+      this.report({ kind: 'request', id, host: this.index, request })
+    } catch (error) {
+      this.pending.reject(id, asError(error))
+    }
   }
 }

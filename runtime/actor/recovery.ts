@@ -5,7 +5,7 @@ import { ActorError, type Cause } from './errors.js'
 import type { SystemEvent } from './events.js'
 import type { Random } from './random.js'
 import { fallTogether, RestartBudget, unitName } from './supervision.js'
-import type { Entry, Life, Unit } from './tree.js'
+import type { Entry, Family, Life, Unit } from './tree.js'
 
 /** What the recovery needs of the guardian. */
 export interface Lives {
@@ -18,6 +18,8 @@ export interface Lives {
   remove(entry: Entry, cause: Cause, force: boolean): Promise<void>
   /** A life failed. */
   failed(entry: Entry, life: Life, cause: Cause): void
+  /** The family that an actor belongs to. */
+  home(entry: Entry): Family
   /** A life has ended, and another follows. */
   restarting(entry: Entry, cause: Cause): void
 }
@@ -49,7 +51,7 @@ export class Recovery {
       this.options.publish({ type: 'failed', actor: entry.path, cause, outcome: 'stop' })
       return
     }
-    const { units } = entry.home
+    const { units } = this.lives.home(entry)
     const name = unitName(entry)
     let unit = units.get(name)
     if (!unit) {
@@ -99,7 +101,7 @@ export class Recovery {
 
   /** Who ends and restarts in a round: those that fall with the failing one, and those that the round before left down. */
   private membersOf(unit: Unit, failing: Entry): Entry[] {
-    const siblings = [...failing.home.members.values()]
+    const siblings = [...this.lives.home(failing).members.values()]
     const falling = new Set(fallTogether(failing, siblings))
     for (const member of unit.members) if (!member.life || member.life.cause) falling.add(member)
     return siblings.filter((member) => falling.has(member) && !member.removal)

@@ -1,15 +1,13 @@
 // The rules of supervision, without effects: defaults and checks of spawn options, who falls with whom, how often a restart is
 // allowed and after what delay.
 import { maxCapacity } from './credits.js'
-import type { Overflow, Place, SpawnOptions, Strategy } from './definition.js'
+import type { Overflow, SpawnOptions, Strategy } from './definition.js'
 import { ActorError } from './errors.js'
 import { type LogLevel, logLevels } from './log.js'
 import type { Random } from './random.js'
 
-/** Spawn options, checked and complete. */
+/** What holds for an actor's whole time, checked and complete. */
 export interface Policy {
-  readonly name: string | null
-  readonly worker: Place | null
   readonly capacity: number
   readonly overflow: Overflow
   readonly strategy: Strategy
@@ -67,8 +65,6 @@ export function policyOf(options: SpawnOptions, workers: number, defaultLevel: L
   check(atLeast(jitter, 0) && jitter <= 1, 'backoff.jitter', '0 to 1', jitter)
   check(logLevels.includes(logLevel), 'logLevel', logLevels.join(', '), logLevel)
   return {
-    name: name ?? null,
-    worker: worker ?? null,
     capacity,
     overflow,
     strategy,
@@ -79,6 +75,24 @@ export function policyOf(options: SpawnOptions, workers: number, defaultLevel: L
     graceMs,
     logLevel,
   }
+}
+
+/** Whether two policies say the same, so that one object may stand for both. */
+export function samePolicy(a: Policy, b: Policy): boolean {
+  return (
+    a.capacity === b.capacity &&
+    a.overflow === b.overflow &&
+    a.strategy === b.strategy &&
+    a.group === b.group &&
+    a.maxRestarts === b.maxRestarts &&
+    a.withinMs === b.withinMs &&
+    a.backoff.initial === b.backoff.initial &&
+    a.backoff.factor === b.backoff.factor &&
+    a.backoff.max === b.backoff.max &&
+    a.backoff.jitter === b.backoff.jitter &&
+    a.graceMs === b.graceMs &&
+    a.logLevel === b.logLevel
+  )
 }
 
 /** Counts the restarts of those that fall together. */

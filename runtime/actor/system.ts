@@ -81,14 +81,18 @@ export class System {
    * Starts an actor; resolves when its `init` is done.
    * Rejects with `SPAWN_FAILED` (its `init` failed), `NOT_IMPORTABLE`, `NOT_SERIALISABLE`, `BAD_OPTION`, `DEAD_ACTOR` (the parent), `SYSTEM_STOPPED`.
    */
-  async spawn<P extends ProtocolShape<P>, A>(
+  spawn<P extends ProtocolShape<P>, A>(
     definition: ActorDefinition<P, A>,
     ...[args, options]: SpawnRest<A, TopSpawnOptions>
   ): Promise<ActorRef<P>> {
-    const { parent, ...rest } = options ?? {}
-    const above = parent ? addressOf(parent) : null
-    const ref = await this.host.spawn(above, definition as unknown as ActorDefinition, args, rest)
-    return ref as unknown as ActorRef<P>
+    const above = options?.parent ? addressOf(options.parent) : null
+    const spawning: Promise<unknown> = this.host.spawn(
+      above,
+      definition as unknown as ActorDefinition,
+      args,
+      options ?? {},
+    )
+    return spawning as Promise<ActorRef<P>>
   }
 
   /** The tree with each actor's worker, status, mailbox, restarts and activity; a worker that is busy is waited for up to 1 s. */

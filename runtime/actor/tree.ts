@@ -1,8 +1,10 @@
 // The guardian's records: every actor of a system, its place in the tree, its present life and who watches it.
 import { type CreditTable, down } from './credits.js'
+import type { Place } from './definition.js'
 import type { Address, LifeSpec } from './envelope.js'
 import { ActorError, type Cause } from './errors.js'
 import type { ActorView } from './events.js'
+import { Queue } from './queue.js'
 import type { Policy, RestartBudget } from './supervision.js'
 import type { Filling } from './surveys.js'
 
@@ -21,13 +23,40 @@ export function deferred<T>(): Deferred<T> {
 }
 
 /** One life on a host, from the order to start until it is known to be over. */
-export interface Life {
-  readonly incarnation: number
-  /** Null: `init` is done; else why it is not. */
-  readonly started: Deferred<Cause | null>
-  readonly ended: Deferred<void>
+export class Life {
   /** Why it ended, or is to end; the first cause counts. */
-  cause: Cause | null
+  cause: Cause | null = null
+  over = false
+  private starting: ((failure: Cause | null) => void) | null = null
+  private ending: Deferred<void> | null = null
+
+  constructor(readonly incarnation: number) {}
+
+  /** Resolves to null when `init` is done, else to why it is not. For one to await. */
+  begun(): Promise<Cause | null> {
+    return new Promise((resolve) => {
+      this.starting = resolve
+    })
+  }
+
+  /** `init` is done, null, or will not be. The first word counts. */
+  started(failure: Cause | null): void {
+    const { starting } = this
+    this.starting = null
+    starting?.(failure)
+  }
+
+  /** Resolves when it is over. */
+  ended(): Promise<void> {
+    if (this.over) return Promise.resolve()
+    this.ending ??= deferred()
+    return this.ending.promise
+  }
+
+  end(): void {
+    this.over = true
+    this.ending?.resolve()
+  }
 }
 
 /** Those that fall together, and how far their restart is. */
@@ -43,20 +72,10 @@ export interface Unit {
 /** The children of one parent, or the actors at the top. */
 export class Family {
   /** By path, in the order in which they were spawned. */
-  get members(): Map<string, Entry> {
-    this.children ??= new Map()
-    return this.children
-  }
-
-  get units(): Map<string, Unit> {
-    this.falling ??= new Map()
-    return this.falling
-  }
-
+  readonly members = new Map<string, Entry>()
+  /** Sets that have failed, by name. */
+  readonly units = new Map<string, Unit>()
   spawned = 0
-  // Made when first looked at, as everything that most actors never need.
-  private children: Map<string, Entry> | null = null
-  private falling: Map<string, Unit> | null = null
 
   /** Last spawned first. */
   reversed(): Entry[] {
@@ -64,29 +83,12 @@ export class Family {
   }
 }
 
-/** An actor from its spawn until it is gone for good. */
+/** An actor from its spawn until it is gone for good. What most actors never need is made when first asked for. */
 export class Entry {
-  readonly family = new Family()
-  /** Ids of the actors that watch this one, and of those that it watches. */
-  get watchers(): Set<number> {
-    this.watcherIds ??= new Set()
-    return this.watcherIds
-  }
-
-  get watching(): Set<number> {
-    this.watchedIds ??= new Set()
-    return this.watchedIds
-  }
-
-  get gone(): Deferred<Cause> {
-    this.going ??= deferred()
-    return this.going
-  }
-
   status: ActorView['status'] = 'starting'
   restarts = 0
   /** What its latest life kept for the next. */
-  survived: unknown
+  survived: unknown = undefined
   /** Its first `init` is done. */
   spawned = false
   life: Life | null = null
@@ -96,16 +98,11 @@ export class Entry {
   cause: Cause | null = null
   /** Set once it is going for good. */
   removal: Promise<void> | null = null
-  /** Resolves when a life is up, true, or when none will come, false. */
-  get up(): Deferred<boolean> {
-    if (this.rising) return this.rising
-    this.rising = deferred()
-    if (this.isUp) this.rising.resolve(true)
-    return this.rising
-  }
-
-  private watcherIds: Set<number> | null = null
-  private watchedIds: Set<number> | null = null
+  /** Its children. */
+  family: Family | null = null
+  /** Ids of the actors that watch this one, and of those that it watches. */
+  watchers: Set<number> | null = null
+  watching: Set<number> | null = null
   private going: Deferred<Cause> | null = null
   private rising: Deferred<boolean> | null = null
   private isUp = false
@@ -113,11 +110,37 @@ export class Entry {
   constructor(
     readonly address: Address,
     readonly parent: Entry | null,
-    /** The family that it belongs to. */
-    readonly home: Family,
     readonly policy: Policy,
-    readonly spec: Omit<LifeSpec, 'incarnation' | 'survived'>,
+    readonly definition: LifeSpec['definition'],
+    readonly args: unknown,
   ) {}
+
+  get id(): number {
+    return this.address.id
+  }
+
+  get path(): string {
+    return this.address.path
+  }
+
+  get worker(): Place {
+    return placeOf(this.address.host)
+  }
+
+  /** Resolves with why it is gone for good. */
+  get gone(): Promise<Cause> {
+    this.going ??= deferred()
+    return this.going.promise
+  }
+
+  /** Resolves when a life is up, true, or when none will come, false. */
+  get up(): Promise<boolean> {
+    if (!this.rising) {
+      this.rising = deferred()
+      if (this.isUp) this.rising.resolve(true)
+    }
+    return this.rising.promise
+  }
 
   markUp(): void {
     this.status = 'running'
@@ -130,24 +153,48 @@ export class Entry {
     this.isUp = false
   }
 
-  get id(): number {
-    return this.address.id
+  markGone(cause: Cause): void {
+    this.rising?.resolve(false)
+    this.going?.resolve(cause)
   }
 
-  get path(): string {
-    return this.address.path
+  /** What its next life is made of. */
+  spec(): LifeSpec {
+    const { address, parent, definition, args, policy, restarts, survived, worker } = this
+    const { capacity, logLevel } = policy
+    return {
+      address,
+      parent: parent?.address ?? null,
+      definition,
+      args,
+      capacity,
+      worker,
+      incarnation: restarts,
+      survived,
+      logLevel,
+    }
   }
 }
+
+/** The place of a host. */
+export const placeOf = (host: number): Place => (host === 0 ? 'main' : host - 1)
 
 /** All entries by id, with the slots of the credit table that they use. */
 export class Tree {
   readonly top = new Family()
   private readonly entries = new Map<number, Entry>()
-  private readonly freeSlots: number[] = []
+  private readonly freeSlots = new Queue<number>()
+  /** Actors by host. */
+  private readonly counts: number[]
   private usedSlots = 0
   private lastId = 0
 
-  constructor(private readonly credits: CreditTable) {}
+  constructor(
+    private readonly credits: CreditTable,
+    hosts: number,
+  ) {
+    this.counts = Array<number>(hosts).fill(0)
+  }
 
   get(id: number): Entry | undefined {
     return this.entries.get(id)
@@ -155,6 +202,23 @@ export class Tree {
 
   all(): IterableIterator<Entry> {
     return this.entries.values()
+  }
+
+  /** How many actors a host has. */
+  countOn(host: number): number {
+    return this.counts[host]!
+  }
+
+  /** The family that an actor belongs to. */
+  home(entry: Entry): Family {
+    return this.familyOf(entry.parent)
+  }
+
+  /** The children of an actor; null: the actors at the top. */
+  familyOf(parent: Entry | null): Family {
+    if (!parent) return this.top
+    parent.family ??= new Family()
+    return parent.family
   }
 
   /** A new id and slot. Throws `SPAWN_FAILED` where the table is full. */
@@ -171,14 +235,16 @@ export class Tree {
 
   add(entry: Entry): void {
     this.entries.set(entry.id, entry)
-    entry.home.members.set(entry.path, entry)
+    this.home(entry).members.set(entry.path, entry)
+    this.counts[entry.address.host]!++
   }
 
   remove(entry: Entry): void {
     this.entries.delete(entry.id)
-    const { members, units } = entry.home
+    this.counts[entry.address.host]!--
+    const { members, units } = this.home(entry)
     members.delete(entry.path)
-    units.delete(`one ${entry.id}`)
+    if (units.size > 0) units.delete(`one ${entry.id}`)
     this.freeSlots.push(entry.address.slot)
   }
 
@@ -190,13 +256,13 @@ export class Tree {
       const { capacity } = entry.policy
       const view = {
         path: entry.path,
-        worker: entry.spec.worker,
+        worker: entry.worker,
         status: entry.status,
         mailbox: { depth: left === down ? 0 : capacity - left, capacity },
         restarts: entry.restarts,
         lastCause: entry.cause,
         activity: null,
-        children: this.view(entry.family, activities),
+        children: entry.family ? this.view(entry.family, activities) : [],
       }
       activities.set(entry.id, view)
       return view

@@ -1,7 +1,7 @@
 // Values as bytes between threads, by msgpackr. Refs become addresses and come back bound to the receiving host; errors keep name,
 // code, details, message, stack and cause; shared memory and views of it travel by reference beside the bytes.
 // What cannot travel is one error that names the place within the value.
-import { addExtension, Packr } from 'msgpackr'
+import { addExtension, Packr, RESET_BUFFER_MODE, REUSE_BUFFER_MODE } from 'msgpackr'
 import type { Address } from '../../runtime/actor/envelope.js'
 import { ActorError, type ActorErrorCode } from '../../runtime/actor/errors.js'
 import { Ref, type RefHost } from '../../runtime/actor/ref.js'
@@ -71,6 +71,8 @@ addExtension({
   read: (content: Content) => open(content),
 })
 
+/** The packer's own buffer is returned, and used again for the next value. */
+const inPlace = REUSE_BUFFER_MODE | RESET_BUFFER_MODE
 const options = { useRecords: true, moreTypes: true, useToJSON: false, copyBuffers: true } as const
 const packr = new Packr(options)
 
@@ -96,26 +98,61 @@ export function decode(encoded: Encoded, to: RefHost): unknown {
   return packr.unpack(encoded.bytes)
 }
 
-/** Bytes of one value of a stream; valid until the next is encoded. */
-export interface StreamBytes extends Encoded {
-  /** It is of the stream's plain values, which share the structures of their records. */
-  readonly plain: boolean
-}
-
-const resetBuffer = 1024
-
 /** Encodes values that are all decoded once and in order: the shape of a record travels with its first use only. */
 export class StreamEncoder {
+  /** The latest value lies in these bytes from `start` to before `end`, 8-byte aligned, until the next is encoded. */
+  bytes: Uint8Array = new Uint8Array(0)
+  start = 0
+  end = 0
+  /** The shared memory that it speaks of by index. */
+  shared: readonly SharedArrayBuffer[] = noShared
+  /** It is of the stream's plain values, which share the structures of their records. */
+  plain = true
   private readonly packr = new Packr({ ...options, sequential: true })
 
   constructor(private readonly from: () => RefHost) {}
 
-  /** Throws `NOT_SERIALISABLE`, placing what is wrong under `name`; what it returned must be sent. */
-  encode(value: unknown, name?: string): StreamBytes {
-    const { value: boxed, shared, plain } = boxAll(value, this.from(), name)
-    const bytes = plain ? this.packr.pack(boxed, resetBuffer) : packr.pack(boxed)
-    return { bytes, shared, plain }
+  /** Throws `NOT_SERIALISABLE`, placing what is wrong under `name`; else the value must be sent. */
+  encode(value: unknown, name?: string): void {
+    let ready = value
+    this.shared = noShared
+    this.plain = isPlain(value, 0)
+    if (!this.plain) {
+      const boxed = boxAll(value, this.from(), name)
+      ready = boxed.value
+      this.shared = boxed.shared
+      this.plain = boxed.plain
+    }
+    const bytes = (this.plain ? this.packr : packr).pack(ready, inPlace) as Buffer & { start: number; end: number }
+    this.bytes = bytes
+    this.start = bytes.start
+    this.end = bytes.end
   }
+}
+
+const mostInterned = 64
+const internSlots = 512
+
+/** A buffer to decode from again and again: of short strings those that were seen lately are not made anew. */
+export function decodable(bytes: number): Buffer {
+  const buffer = Buffer.allocUnsafeSlow(bytes) as Buffer & { latin1Slice(start: number, end: number): string }
+  const known: string[] = new Array(internSlots).fill('')
+  const { latin1Slice } = buffer
+  buffer.latin1Slice = (start, end) => {
+    const length = end - start
+    if (length > mostInterned) return latin1Slice.call(buffer, start, end)
+    let hash = length
+    for (let i = start; i < end; i++) hash = (Math.imul(hash, 31) + buffer[i]!) | 0
+    const slot = (hash ^ (hash >>> 9)) & (internSlots - 1)
+    const candidate = known[slot]!
+    let same = candidate.length === length
+    for (let i = 0; same && i < length; i++) same = candidate.charCodeAt(i) === buffer[start + i]
+    if (same) return candidate
+    const fresh = latin1Slice.call(buffer, start, end)
+    known[slot] = fresh
+    return fresh
+  }
+  return buffer
 }
 
 /** Decodes what a {@link StreamEncoder} made, in the same order. */
@@ -151,6 +188,38 @@ class Refusal {
 }
 
 const noShared: SharedArrayBuffer[] = []
+const deepestPlain = 16
+
+/** Whether msgpack knows a value as it is, as far as that is quickly seen. */
+function isPlain(value: unknown, depth: number): boolean {
+  if (typeof value !== 'object') return isPlainScalar(value)
+  if (value === null) return true
+  if (depth > deepestPlain) return false
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) if (!isPlain(value[i], depth + 1)) return false
+    return true
+  }
+  if (Object.getPrototypeOf(value) !== Object.prototype) return false
+  const fields = value as Record<string, unknown>
+  for (const key in fields) {
+    const item = fields[key]
+    if (typeof item === 'object' ? !isPlain(item, depth + 1) : !isPlainScalar(item)) return false
+  }
+  return true
+}
+
+function isPlainScalar(value: unknown): boolean {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+    case 'undefined':
+      return true
+    case 'number':
+      return value !== 0 || !Object.is(value, -0)
+    default:
+      return false
+  }
+}
 
 function boxAll(value: unknown, from: RefHost, name?: string): Boxed {
   if (typeof value !== 'object' && typeof value !== 'function' && typeof value !== 'symbol' && !Object.is(value, -0))

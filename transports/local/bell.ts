@@ -32,11 +32,13 @@ export class Bells {
     this.rise()
   }
 
-  /** Wakes a host if it sleeps. */
-  ring(host: number): void {
+  /** Wakes a host if it sleeps; true: it did. */
+  ring(host: number): boolean {
     const word = host * wordsPerHost
-    if (Atomics.load(this.words, word) !== asleep) return
-    if (Atomics.compareExchange(this.words, word, asleep, awake) === asleep) Atomics.notify(this.words, word)
+    if (Atomics.load(this.words, word) !== asleep) return false
+    if (Atomics.compareExchange(this.words, word, asleep, awake) !== asleep) return false
+    Atomics.notify(this.words, word)
+    return true
   }
 
   /** Has a host look at its control lanes between two handlers. */

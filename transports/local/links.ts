@@ -2,7 +2,7 @@
 // its pump: they read what arrives in bounded batches between which the event loop turns, spin for a moment when nothing comes, then
 // sleep until a bell rings. The ports also carry the few words by which threads are connected and closed.
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
-import type { Envelope, Transport } from '../../runtime/actor/envelope.js'
+import type { Address, Envelope, Inbox, Transport, UserMessage } from '../../runtime/actor/envelope.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
 import { Bells } from './bell.js'
 import { type Aside, WireIn, type WireMemory, WireOut } from './wire.js'
@@ -20,19 +20,22 @@ export type PoolWord =
   | { readonly kind: 'close' }
 
 /** What a worker's thread answers. */
-export type ThreadWord = { readonly kind: 'running' } | { readonly kind: 'connected'; readonly host: number }
+export type ThreadWord =
+  | { readonly kind: 'running'; readonly threadId: number }
+  | { readonly kind: 'connected'; readonly host: number }
 
 /** Letters read from one link before the event loop turns. */
 const batch = 256
 /** Letters written before the receiver is told. */
 const unpublishedLetters = 64
-/**
- * How long a thread looks for more, in milliseconds, before it sleeps: after work, and at most and at least after it sent an ask. That
- * one is halved each time it was in vain, as where the threads share a core.
- */
-const spinMs = 0.05
-const longestSpinMs = 0.2
-const shortestSpinMs = 0.01
+const busyMs = 0.05
+const mostSkips = 8
+/** A thread looks this long for the reply to its ask; where it had to wake the other, which may wait for its core, not so long. */
+const replyMs = 0.2
+const wokenReplyMs = 0.05
+/** Replies looked for before the event loop turns, while asks follow each other. */
+const mostQuickLooks = 32
+/** Looks at the rings in one turn that finds nothing. */
 const looksPerTurn = 50
 
 export interface LinksOptions<Word> {
@@ -41,7 +44,7 @@ export interface LinksOptions<Word> {
   /** The largest encoded message. */
   readonly maxMessageBytes: number
   readonly refHost: () => RefHost
-  receive(envelope: Envelope): void
+  readonly inbox: () => Inbox
   hear(word: Word, from: number): void
 }
 
@@ -58,6 +61,35 @@ interface Link {
 const isAside = (message: { readonly kind: string }): message is Aside =>
   message.kind === 'large' || message.kind === 'arena' || message.kind === 'share'
 
+/**
+ * How long a thread looks for more work after work, in milliseconds: not at all, so that whoever shares its core can run, unless work
+ * comes so fast that it is cheaper to look for it than to be woken. Where that was in vain, the next tries are ever further apart.
+ */
+class Spin {
+  ms = 0
+  private skips = 0
+  private backoff = 1
+
+  /** It was woken after so many milliseconds without work. */
+  woken(idleMs: number): void {
+    this.ms = 0
+    if (idleMs >= busyMs) return
+    if (this.skips > 0) this.skips--
+    else this.ms = busyMs
+  }
+
+  paid(): void {
+    this.backoff = 1
+  }
+
+  inVain(): void {
+    if (this.ms === 0) return
+    this.ms = 0
+    this.skips = this.backoff
+    this.backoff = Math.min(this.backoff * 2, mostSkips)
+  }
+}
+
 /** The links of one thread, by the index of the host at the other end. */
 export class Links<Word extends { readonly kind: string }> implements Transport {
   private readonly byHost: (Link | undefined)[] = []
@@ -66,18 +98,26 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   /** Looking for work, turn by turn. */
   private pumping = false
   private idleSince = 0
-  private patience = spinMs
-  private replyPatience = longestSpinMs
-  private awaitsReply = false
+  /** It looks for work this long, in milliseconds, before it sleeps. */
+  private patience = 0
+  private readonly spin = new Spin()
+  /** Looks for replies since the event loop turned. */
+  private quickLooks = 0
   private flushing = false
+  private inbox_: Inbox | null = null
   private closed = false
 
+  private get inbox(): Inbox {
+    this.inbox_ ??= this.options.inbox()
+    return this.inbox_
+  }
+
   constructor(private readonly options: LinksOptions<Word>) {
-    this.bells = new Bells(options.bells, options.index, () => this.pump())
+    this.bells = new Bells(options.bells, options.index, () => this.wake())
   }
 
   connect(host: number, port: MessagePort, memory: LinkMemory): void {
-    const { receive, refHost, maxMessageBytes } = this.options
+    const { inbox, refHost, maxMessageBytes } = this.options
     const take = (message: Aside | Word): void => {
       if (isAside(message)) link.in.aside(message)
       else this.options.hear(message, host)
@@ -91,7 +131,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       host,
       port,
       out: new WireOut(memory.out, port, maxMessageBytes, refHost),
-      in: new WireIn(memory.in, host, pull, refHost, { letter: receive, other: receive }),
+      in: new WireIn(memory.in, host, pull, refHost, inbox()),
       untold: 0,
       roomWaiters: [],
     }
@@ -111,18 +151,22 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     for (const resolve of link.roomWaiters) resolve()
   }
 
+  tell(to: Address, life: number, from: Address | null, message: UserMessage): boolean {
+    const link = this.byHost[to.host]
+    if (!link) return false
+    link.out.letter(to, life, from, message, null)
+    if (++link.untold >= unpublishedLetters) this.publish(link)
+    else if (!this.flushing) this.flushSoon()
+    return true
+  }
+
   send(to: number, envelope: Envelope): boolean {
     const link = this.byHost[to]
     if (!link) return false
     if (envelope.kind === 'letter') {
-      link.out.letter(envelope)
-      if (envelope.ask || ++link.untold >= unpublishedLetters) this.publish(link)
-      else this.flushSoon()
-      if (envelope.ask) {
-        this.patience = this.replyPatience
-        this.awaitsReply = true
-        this.pump()
-      }
+      link.out.letter(envelope.to, envelope.life, envelope.from, envelope.message, envelope.ask)
+      this.patience = this.publish(link) ? wokenReplyMs : replyMs
+      this.expectReply()
     } else {
       link.out.letters.publish()
       link.untold = 0
@@ -169,13 +213,13 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     this.bells.close()
   }
 
-  private publish(link: Link): void {
+  /** True: the other end was asleep. */
+  private publish(link: Link): boolean {
     link.untold = 0
-    if (link.out.letters.publish()) this.bells.ring(link.host)
+    return link.out.letters.publish() && this.bells.ring(link.host)
   }
 
   private flushSoon(): void {
-    if (this.flushing) return
     this.flushing = true
     queueMicrotask(this.flush)
   }
@@ -191,25 +235,62 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     if (this.pumping || this.closed) return
     this.pumping = true
     this.bells.rise()
-    setImmediate(this.turn)
+    setImmediate(this.later)
+  }
+
+  /** Looks for a reply as soon as the running handler pauses, now and then after a turn of the event loop. */
+  private expectReply(): void {
+    if (this.quickLooks === mostQuickLooks || this.pumping || this.closed) {
+      this.pump()
+      return
+    }
+    this.quickLooks++
+    this.idleSince = 0
+    this.pumping = true
+    this.bells.rise()
+    queueMicrotask(this.turn)
+  }
+
+  /** A bell rang: what came is served in this very turn of the event loop. */
+  private wake(): void {
+    if (this.pumping || this.closed) return
+    this.spin.woken(performance.now() - this.idleSince)
+    this.idleSince = 0
+    this.pumping = true
+    this.bells.rise()
+    this.turn()
   }
 
   private readonly turn = (): void => {
     if (this.closed) return
-    let worked = false
-    for (const link of this.links) if (this.serve(link)) worked = true
+    const worked = this.serveAll()
     if (worked) {
+      if (this.idleSince !== 0 && this.patience === this.spin.ms) this.spin.paid()
       this.idleSince = 0
-      this.patience = spinMs
-      if (this.awaitsReply) this.replyPatience = Math.min(this.replyPatience * 2, longestSpinMs)
-      this.awaitsReply = false
-    } else {
+      this.patience = this.spin.ms
+    }
+    if (!worked || this.patience === 0) {
       const now = performance.now()
       if (this.idleSince === 0) this.idleSince = now
-      else if (now - this.idleSince > this.patience && this.sleep()) return
+      if (now - this.idleSince >= this.patience && this.sleep()) return
       for (let looks = 0; looks < looksPerTurn && !this.filled(); looks++);
     }
-    setImmediate(this.turn)
+    setImmediate(this.later)
+  }
+
+  private readonly later = (): void => {
+    this.quickLooks = 0
+    this.turn()
+  }
+
+  /** Serves each link once. True: there was something. */
+  private serveAll(): boolean {
+    const { inbox } = this
+    let worked = false
+    inbox.begin()
+    for (const link of this.links) if (this.serve(link)) worked = true
+    inbox.end()
+    return worked
   }
 
   /** Reads a batch and moves what waits to go out. True: there was something. */
@@ -238,19 +319,24 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     return false
   }
 
+  /** Whether anything waits to go out. */
+  private waiting(): boolean {
+    for (const { out, roomWaiters } of this.links) {
+      if (out.letters.waiting > 0 || out.control.waiting > 0 || roomWaiters.length > 0) return true
+    }
+    return false
+  }
+
   /** True: asleep, and the next ring begins again. */
   private sleep(): boolean {
     this.bells.lieDown()
     // Room or records may have come before others knew that they are to ring.
-    let worked = false
-    for (const link of this.links) if (this.serve(link)) worked = true
-    if (worked) {
+    if ((this.filled() || this.waiting()) && this.serveAll()) {
       this.bells.rise()
       return false
     }
-    if (this.awaitsReply) this.replyPatience = Math.max(this.replyPatience / 2, shortestSpinMs)
-    this.awaitsReply = false
     this.pumping = false
+    if (this.patience === this.spin.ms) this.spin.inVain()
     this.bells.sleep()
     return true
   }

@@ -188,6 +188,6 @@ export class RingReader extends Ring {
     }
     if (Atomics.load(this.words, waitingWord) === 0) return false
     const used = (Atomics.load(this.words, tailWord) - this.head) | 0
-    return used <= this.capacity >> 1 && Atomics.compareExchange(this.words, waitingWord, 1, 0) === 1
+    return used <= this.capacity >> 2 && Atomics.compareExchange(this.words, waitingWord, 1, 0) === 1
   }
 }

@@ -64,7 +64,7 @@ export class ActorSystem extends System {
       bells,
       maxMessageBytes,
       refHost: () => system.host,
-      receive: (envelope) => system.host.receive(envelope),
+      inbox: () => system.host,
       hear: (word, from) => pool.hear(word, from),
     })
     const pool = new Pool({

@@ -1,14 +1,21 @@
 // What the records of a ring say. A link between two threads has, each way, a ring for users' letters, one for everything else, and
 // a port for what rings cannot carry: shared memory, which is then spoken of by number, and values too large for the arena.
 import type { MessagePort } from 'node:worker_threads'
-import type { Address, Envelope, Letter } from '../../runtime/actor/envelope.js'
+import {
+  type Address,
+  type Envelope,
+  type Inbox,
+  type Letter,
+  letterOf,
+  type UserMessage,
+} from '../../runtime/actor/envelope.js'
 import { ActorError } from '../../runtime/actor/errors.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
-import { type StreamBytes, StreamDecoder, StreamEncoder } from '../codec/codec.js'
+import { decodable, StreamDecoder, StreamEncoder } from '../codec/codec.js'
 import { type FixedLayout, fixedLayout, misfit } from '../codec/fixed.js'
 import { RingReader, RingWriter, ringMemory } from './ring.js'
 
-const letterRingBytes = 1 << 18
+const letterRingBytes = 1 << 20
 const controlRingBytes = 1 << 16
 const arenaBytes = 1 << 22
 /** The largest value that goes into a ring itself. */
@@ -56,6 +63,16 @@ const arenaFlag = 0x20
 const largeFlag = 0x40
 
 const nobody = 0xffff
+const none: number[] = []
+const noMemories: SharedArrayBuffer[] = []
+/** Bytes up to which a loop copies faster than the call that copies. */
+const wordwise = 256
+
+/** Copies `length` bytes, rounded up to whole words. */
+function copyWords(from: Int32Array, first: number, to: Int32Array, at: number, length: number): void {
+  for (let i = (length + 3) >> 2; i-- > 0; ) to[at + i] = from[first + i]!
+}
+
 /** Addresses that a link speaks of by number; the oldest is forgotten for a new one. */
 const mostAddresses = 4096
 /** Shared memories that the other end holds for a link at most. */
@@ -119,7 +136,8 @@ export class WireOut {
   private lastLayout: FixedLayout | null = null
   private lastFrom: Address | null | undefined
   private lastFromNumber = nobody
-  private readonly sharedNumbers: number[] = []
+  private worded: Uint8Array | null = null
+  private words: Int32Array = new Int32Array(0)
   private readonly chain: number[] = []
 
   constructor(
@@ -140,8 +158,7 @@ export class WireOut {
   }
 
   /** Throws `NOT_SERIALISABLE` or `TOO_LARGE`, and then nothing is sent. */
-  letter(letter: Letter): void {
-    const { to, from, ask, message } = letter
+  letter(to: Address, life: number, from: Address | null, message: UserMessage, ask: Letter['ask']): void {
     const chain = ask?.chain
     const chainLength = chain?.length ?? 0
     let passedOn: number
@@ -172,7 +189,7 @@ export class WireOut {
         throw misfit(fixed, message as never, misfitting, to.path)
       }
       ring.int32[word + 1] = names
-      ring.int32[word + 2] = letter.life | (fixed.index << 16)
+      ring.int32[word + 2] = life | (fixed.index << 16)
       ring.int32[word + 3] = ask ? ask.id : 0
       if (ask) {
         ring.int32[word + 4] = chainLength
@@ -184,7 +201,7 @@ export class WireOut {
     const at = this.packed(0, trace ? tracedLetter : packedLetter, value, 3 + ((chainLength + 1) >> 1))
     const { int32 } = ring
     int32[at + 1] = names
-    int32[at + 2] = letter.life
+    int32[at + 2] = life
     int32[at + 3] = ask ? ask.id : 0
     int32[at + 4] = chainLength
     for (let i = 0; i < chainLength; i++) int32[at + 6 + i] = this.chain[i]!
@@ -222,15 +239,15 @@ export class WireOut {
   }
 
   /** `name` is what an error calls the value. */
-  private encode(lane: 0 | 1, value: unknown, name?: string): StreamBytes {
-    let encoded: StreamBytes
+  private encode(lane: 0 | 1, value: unknown, name?: string): StreamEncoder {
+    const encoder = this.encoders[lane]
     try {
-      encoded = this.encoders[lane].encode(value, name)
+      encoder.encode(value, name)
     } catch (error) {
       this.encoders[lane] = new StreamEncoder(this.host)
       throw error
     }
-    const { length } = encoded.bytes
+    const length = encoder.end - encoder.start
     if (length > this.mostBytes) {
       // What it defined will not arrive.
       this.encoders[lane] = new StreamEncoder(this.host)
@@ -239,23 +256,24 @@ export class WireOut {
         most: this.mostBytes,
       })
     }
-    return encoded
+    return encoder
   }
 
   /**
    * Begins a record with `head` units of the caller's, then the length of the value, the numbers of its shared memories and, where
    * it is small, the value. Returns the record's first word.
    */
-  private packed(lane: 0 | 1, kind: number, { bytes, shared, plain }: StreamBytes, head: number): number {
+  private packed(lane: 0 | 1, kind: number, encoded: StreamEncoder, head: number): number {
+    const { bytes, start, shared, plain } = encoded
     const ring = lane === 0 ? this.letters : this.control
-    const numbers = this.sharedNumbers
-    numbers.length = 0
+    let numbers = none
     if (shared.length > 0) {
+      numbers = []
       this.shared[lane].trim()
       for (const memory of shared) numbers.push(this.shared[lane].number(memory))
     }
-    const { length } = bytes
-    const place = length <= inlineBytes ? 0 : this.large(lane, bytes)
+    const length = encoded.end - start
+    const place = length <= inlineBytes ? 0 : this.large(lane, bytes.subarray(start, encoded.end))
     const sharedUnits = (numbers.length + 1) >> 1
     const valueUnits = place === 0 ? (length + 7) >> 3 : 0
     ring.begin(kind | (plain ? plainFlag : 0) | place, head + 1 + sharedUnits + valueUnits)
@@ -264,8 +282,21 @@ export class WireOut {
     int32[word] = length
     int32[word + 1] = numbers.length
     for (let i = 0; i < numbers.length; i++) int32[word + 2 + i] = numbers[i]!
-    if (place === 0) uint8.set(bytes, (at + head + 1 + sharedUnits) * 8)
+    if (place === 0) {
+      const to = at + head + 1 + sharedUnits
+      if (length <= wordwise) copyWords(this.wordsOf(bytes), start >> 2, int32, to * 2, length)
+      else uint8.set(bytes.subarray(start, encoded.end), to * 8)
+    }
     return at * 2
+  }
+
+  /** The encoder's buffer in words; it is nearly always the same. */
+  private wordsOf(bytes: Uint8Array): Int32Array {
+    if (this.worded !== bytes) {
+      this.worded = bytes
+      this.words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2)
+    }
+    return this.words
   }
 
   /** Puts a value into the lane's arena or, where it has no room for it, on the port; returns the flag that says so. */
@@ -313,12 +344,6 @@ export class WireOut {
 
 type Trace = NonNullable<NonNullable<Letter['ask']>['trace']>
 
-/** Takes what a {@link WireIn} reads. */
-export interface WireReceiver {
-  letter(letter: Letter): void
-  other(envelope: Exclude<Envelope, Letter>): void
-}
-
 /** The consumer's end of one direction. */
 export class WireIn {
   readonly letters: RingReader
@@ -329,7 +354,8 @@ export class WireIn {
   private readonly shared = [0, 1].map(() => new Map<number, { memory: SharedArrayBuffer; keep: boolean }>())
   private readonly addresses: Address[] = []
   private readonly layouts: (FixedLayout | null)[] = []
-  private scratch = Buffer.allocUnsafeSlow(inlineBytes + 8)
+  private readonly scratch = decodable(inlineBytes + 8)
+  private readonly scratchWords = new Int32Array(this.scratch.buffer)
 
   constructor(
     memory: WireMemory,
@@ -337,7 +363,7 @@ export class WireIn {
     /** Takes one thing off the port at once; false: there is nothing. */
     private readonly pull: () => boolean,
     host: () => RefHost,
-    private readonly receiver: WireReceiver,
+    private readonly inbox: Inbox,
   ) {
     this.letters = new RingReader(memory.letters)
     this.control = new RingReader(memory.control)
@@ -425,11 +451,11 @@ export class WireIn {
       case reply: {
         const id = int32[word + 2]!
         const value = (int32[word]! & 0xffffff) === 2 ? undefined : this.value(kind, ring, 1, 2)
-        this.receiver.other({ kind: 'reply', id, value })
+        this.inbox.receive({ kind: 'reply', id, value })
         break
       }
       case envelope: {
-        this.receiver.other(this.value(kind, ring, 1, 1) as Exclude<Envelope, Letter>)
+        this.inbox.receive(this.value(kind, ring, 1, 1) as Exclude<Envelope, Letter>)
         break
       }
       case unshare:
@@ -454,22 +480,17 @@ export class WireIn {
     message: Letter['message'],
     trace?: Trace,
   ): void {
-    const from = names >>> 16
-    let asked: Letter['ask'] = null
-    if (ask !== 0) {
-      const chain: Address[] = []
-      for (let i = 0; i < chainLength; i++) chain.push(this.addresses[int32[word + 6 + i]!]!)
-      asked = { id: ask, host: this.from, chain, ...(trace && { trace }) }
+    const to = this.addresses[names & 0xffff]!
+    const sender = names >>> 16
+    const from = sender === nobody ? null : this.addresses[sender]!
+    if (ask === 0) {
+      this.inbox.arrive(to, life, from, message)
+      return
     }
-    this.receiver.letter({
-      kind: 'letter',
-      to: this.addresses[names & 0xffff]!,
-      life,
-      from: from === nobody ? null : this.addresses[from]!,
-      message,
-      ask: asked,
-      at: 0,
-    })
+    const chain: Address[] = []
+    for (let i = 0; i < chainLength; i++) chain.push(this.addresses[int32[word + 6 + i]!]!)
+    const asked = { id: ask, host: this.from, chain, ...(trace && { trace }) }
+    this.inbox.receive(letterOf(to, life, from, message, asked))
   }
 
   /** The packed value of a record, `head` units from its start. */
@@ -478,8 +499,8 @@ export class WireIn {
     const word = (at + head) * 2
     const length = int32[word]!
     const count = int32[word + 1]!
-    const memories: SharedArrayBuffer[] = []
-    for (let i = 0; i < count; i++) memories.push(this.memory(lane, int32[word + 2 + i]!))
+    const memories = count === 0 ? noMemories : new Array<SharedArrayBuffer>(count)
+    for (let i = 0; i < count; i++) memories[i] = this.memory(lane, int32[word + 2 + i]!)
     const plain = (kind & plainFlag) !== 0
     const decoder = this.decoders[lane]
     if ((kind & arenaFlag) !== 0) {
@@ -496,8 +517,9 @@ export class WireIn {
       if (lane === 0) this.letters.beside(-length)
       return decoder.decode(this.large[lane].shift()!, length, memories, plain)
     }
-    const start = (at + head + 1 + ((count + 1) >> 1)) * 8
-    this.scratch.set(uint8.subarray(start, start + length))
+    const from = at + head + 1 + ((count + 1) >> 1)
+    if (length <= wordwise) copyWords(int32, from * 2, this.scratchWords, 0, length)
+    else this.scratch.set(uint8.subarray(from * 8, from * 8 + length))
     return decoder.decode(this.scratch, length, memories, plain)
   }
 

@@ -1,7 +1,7 @@
 // The network of a system on one thread: a channel from every host to every other, each keeping its order, and which delivers next is
 // drawn from a seed. Faults hold packets back, lose them, or end a host; but for `drop`, what is sent to a host that lives arrives.
 import type { CreditTable } from '../../runtime/actor/credits.js'
-import type { Envelope, Letter, Spawner, Transport } from '../../runtime/actor/envelope.js'
+import { type Envelope, type Letter, letterOf, type Spawner, type Transport } from '../../runtime/actor/envelope.js'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import { Host } from '../../runtime/actor/host.js'
 import { Queue } from '../../runtime/actor/queue.js'
@@ -55,7 +55,8 @@ export class Network implements Spawner {
   }
 
   transport(from: number): Transport {
-    return {
+    const transport: Transport = {
+      tell: (to, life, from, message) => transport.send(to.host, letterOf(to, life, from, message)),
       send: (to, envelope) => {
         const sender = this.hosts.get(from)
         if (!sender || !this.hosts.has(to)) return false
@@ -72,6 +73,7 @@ export class Network implements Spawner {
       awaitRoom: async () => {},
       attend: () => {},
     }
+    return transport
   }
 
   /** The first start of a host takes no time, later ones a few milliseconds that the seed draws. */

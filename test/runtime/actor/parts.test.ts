@@ -5,7 +5,8 @@ import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/cre
 import { ActorError } from '../../../runtime/actor/errors.js'
 import { Queue } from '../../../runtime/actor/queue.js'
 import { Random } from '../../../runtime/actor/random.js'
-import { fallTogether, policyOf, RestartBudget, unitName } from '../../../runtime/actor/supervision.js'
+import { HandlerTimes } from '../../../runtime/actor/stats.js'
+import { fallTogether, policyOf, RestartBudget, samePolicy, unitName } from '../../../runtime/actor/supervision.js'
 
 test('a queue is an array with push, shift and removal', (t) => {
   const command = fc.oneof(
@@ -84,6 +85,37 @@ test('credits: life numbers wrap without touching the credits', (t) => {
   }
 })
 
+test('times of handlers: the count of all, percentiles of the latest 120 that were timed, within 2 %', (t) => {
+  const ms = fc.double({ min: -4, max: 7, noNaN: true }).map((exponent) => 10 ** exponent)
+  fc.assert(
+    fc.property(fc.array(ms, { maxLength: 1500 }), (runs) => {
+      const times = new HandlerTimes()
+      const timed: number[] = []
+      for (const run of runs) {
+        if (!times.begin()) continue
+        times.note(run)
+        timed.push(run)
+      }
+      const expectedTimed = runs.filter((_, n) => n < 64 || (n + 1) % 16 === 0)
+      t.deepEqual(timed, expectedTimed)
+      const view = times.view()
+      t.is(view.count, runs.length)
+      const sorted = timed.slice(-120).toSorted((a, b) => a - b)
+      for (const [name, quantile] of [
+        ['p50', 0.5],
+        ['p90', 0.9],
+        ['p99', 0.99],
+        ['max', 1],
+      ] as const) {
+        const truth = sorted[Math.ceil(quantile * sorted.length) - 1] ?? 0
+        if (truth < 0.001) t.is(view[name], 0)
+        else t.true(Math.abs(view[name] / truth - 1) < 0.02, `${name} ${view[name]} of ${truth}`)
+      }
+    }),
+    { numRuns: 50 },
+  )
+})
+
 test('a restart budget counts within its window and backs off exponentially', (t) => {
   const policy = { maxRestarts: 3, withinMs: 1000, backoff: { initial: 10, factor: 3, max: 50, jitter: 0 } }
   const budget = new RestartBudget()
@@ -95,7 +127,7 @@ test('a restart budget counts within its window and backs off exponentially', (t
 })
 
 test('spawn options: defaults, and one error per wrong value', (t) => {
-  t.like(policyOf({}, 2), { worker: null, capacity: 1000, strategy: 'one-for-one', maxRestarts: 3, withinMs: 60_000 })
+  t.like(policyOf({}, 2), { capacity: 1000, strategy: 'one-for-one', maxRestarts: 3, withinMs: 60_000 })
   const wrong: [Parameters<typeof policyOf>[0], RegExp][] = [
     [{ name: 'a/b' }, /name, expected a name without "\/", got a\/b/],
     [{ worker: 2 }, /worker, expected "main" or 0 to 1, got 2/],
@@ -115,6 +147,31 @@ test('spawn options: defaults, and one error per wrong value', (t) => {
   for (const [options, message] of wrong)
     t.throws(() => policyOf(options, 2), { instanceOf: ActorError, code: 'BAD_OPTION', message })
   t.throws(() => policyOf({ worker: 0 }, 0), { message: /expected "main", for the system has no workers, got 0/ })
+})
+
+test('two policies are the same only where every option is', (t) => {
+  const other: Parameters<typeof policyOf>[0][] = [
+    { mailbox: { capacity: 7 } },
+    { mailbox: { overflow: 'fail' } },
+    { strategy: 'one-for-all' },
+    { group: 'g' },
+    { maxRestarts: 7 },
+    { withinMs: 7 },
+    { backoff: { initial: 7 } },
+    { backoff: { factor: 7 } },
+    { backoff: { max: 77 } },
+    { backoff: { jitter: 0.7 } },
+    { graceMs: 7 },
+    { logLevel: 'warn' },
+  ]
+  t.is(
+    other.length,
+    Object.keys(policyOf({}, 2)).length - 1 + Object.keys(policyOf({}, 2).backoff).length,
+    'every option is here',
+  )
+  const all = [{}, ...other]
+  for (const options of all)
+    for (const others of all) t.is(samePolicy(policyOf(options, 2), policyOf(others, 2)), options === others)
 })
 
 test('who falls together', (t) => {

@@ -506,7 +506,9 @@ test('inspect tells depth, the age of the oldest message, who waits for whom and
   await ref.stop()
   await system.settle()
   const after = (await system.inspect()).actors[0]?.activity
-  t.deepEqual(after?.handlers, { count: 1, p50: 150, p90: 150, p99: 150, max: 150 })
+  const { count, ...times } = after!.handlers
+  t.is(count, 1)
+  for (const ms of Object.values(times)) t.true(Math.abs(ms / 150 - 1) < 0.02, `${ms} ms`)
   t.deepEqual(after?.waitsFor, [])
   t.is((await system.inspect()).deadLetters, 2)
 })
