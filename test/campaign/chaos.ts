@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { initialize } from '../../actors/engine/engine.js'
 import { EngineError } from '../../actors/engine/errors.js'
 import type { InitializeOptions } from '../../actors/engine/prepare.js'
-import { mappedBytes } from '../../native/index.js'
+import { type DeviceName, machine, mappedBytes } from '../../native/index.js'
 import { readManifest } from '../../runtime/checkpoint/manifest.js'
 import type { RestartEvent } from '../../runtime/observe/index.js'
 import { sourceFor, tinyModel, trainConfig, withFolder } from '../support/training.js'
@@ -34,6 +34,7 @@ const drawn: readonly Kind[] = [
 
 interface Job {
   readonly seed: number
+  readonly device: DeviceName
   readonly stage: 0 | 1 | 2 | 3
   readonly ranks: number
   readonly micro: number
@@ -58,11 +59,15 @@ export interface ChaosCounts {
   pastBudget: number
   readonly recoveries: Record<RestartEvent['source'], number>
   readonly faults: Partial<Record<Kind, number>>
+  readonly devices: Partial<Record<DeviceName, number>>
   readonly stages: Record<0 | 1 | 2 | 3, number>
   readonly ranks: Partial<Record<number, number>>
 }
 
-function drawJob(draws: Draws, seed: number): Job {
+/** Mostly the CPU, where the thread goes on while its native run is under way. */
+const devices: readonly DeviceName[] = machine().best ? ['cpu', 'cpu', 'cpu', 'reference'] : ['reference']
+
+export function drawJob(draws: Draws, seed: number): Job {
   const ranks = draws.pick([1, 2, 2, 3, 3])
   const faults = Array.from({ length: draws.pick([1, 1, 2, 3]) }, () => {
     const kind = draws.pick(drawn)
@@ -75,6 +80,7 @@ function drawJob(draws: Draws, seed: number): Job {
   })
   return {
     seed,
+    device: draws.pick(devices),
     stage: draws.pick([0, 0, 1, 2, 3]),
     ranks,
     micro: draws.pick([1, 2]),
@@ -86,14 +92,14 @@ function drawJob(draws: Draws, seed: number): Job {
   }
 }
 
-function optionsOf({ seed, stage, ranks, micro, accumulation, momentum }: Job): InitializeOptions {
+function optionsOf({ seed, device, stage, ranks, micro, accumulation, momentum }: Job): InitializeOptions {
   const model = tinyModel({ dropout: 0.1 })
   const optimizer = momentum
     ? { type: 'SGD', params: { lr: 0.05, momentum: 0.9 } }
     : { type: 'AdamW', params: { lr: 1e-3, weight_decay: 0.1 } }
   const zero = { stage, stage3_param_persistence_threshold: 100 }
   const config = trainConfig({ train: micro * ranks * accumulation, micro }, { optimizer, zero_optimization: zero })
-  return { model, data: sourceFor(model), config, ranks, threads: 1, seed }
+  return { model, data: sourceFor(model), config, ranks, threads: 1, seed, device }
 }
 
 /** Trains to the end, the last word on each step counting, and saves. */
@@ -217,6 +223,7 @@ export async function chaosRuns(
     pastBudget: 0,
     recoveries: { kept: 0, peers: 0, checkpoint: 0, start: 0 },
     faults: {},
+    devices: {},
     stages: { 0: 0, 1: 0, 2: 0, 3: 0 },
     ranks: {},
   }
@@ -232,6 +239,7 @@ export async function chaosRuns(
     }
     counts.runs += 1
     counts.stages[job.stage] += 1
+    counts.devices[job.device] = (counts.devices[job.device] ?? 0) + 1
     counts.ranks[job.ranks] = (counts.ranks[job.ranks] ?? 0) + 1
     for (const { kind } of job.faults) counts.faults[kind] = (counts.faults[kind] ?? 0) + 1
   }
