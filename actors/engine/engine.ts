@@ -36,6 +36,8 @@ export class Engine {
   #troupe: Troupe
   readonly #state: RunState
   #restarts = 0
+  /** The recovery under way. */
+  #recovering: Promise<void> = Promise.resolve()
   /** The last step that was made with a batch of the caller's. */
   #foreign = 0
   /** The call of `forward` that has the logits' shared memory. */
@@ -119,11 +121,12 @@ export class Engine {
     const { checkpoints } = this.prepared.options
     let last: StepEvent | null = null
     while (this.step < steps && !signal?.aborted) {
+      const since = this.#restarts
       try {
         last = await this.#next(null, this.step + 1 < steps)
         if (checkpoints?.every && this.step % checkpoints.every === 0) await this.#state.checkpoint(checkpoints.folder)
       } catch (error) {
-        await this.#recover(error)
+        await this.#recover(error, since)
       }
     }
     return last
@@ -133,10 +136,11 @@ export class Engine {
   async #surviving<T>(work: () => Promise<T>): Promise<T> {
     const { step } = this
     for (;;) {
+      const since = this.#restarts
       try {
         return await work()
       } catch (error) {
-        await this.#recover(error)
+        await this.#recover(error, since)
         await this.train({ steps: step })
       }
     }
@@ -226,8 +230,15 @@ export class Engine {
     return new EngineError('ENGINE_RANK_FAILED', message, { step }, { cause: error })
   }
 
-  /** Regains the state that a failure has cost. Throws where no restart is left or none would help. */
-  async #recover(error: unknown): Promise<void> {
+  /** Regains the state that a failure has cost. Rejects where no restart is left or none would help. */
+  async #recover(error: unknown, since: number): Promise<void> {
+    // Operations side by side fail together: the first recovers for all that began before.
+    const recovery = this.#recovering.then(() => (this.#restarts === since ? this.#recoverNow(error) : undefined))
+    this.#recovering = recovery.catch(() => {})
+    await recovery
+  }
+
+  async #recoverNow(error: unknown): Promise<void> {
     for (let [failure, cause] = [this.#failure(error), error]; ; ) {
       if (!(failure instanceof EngineError) || failure.code !== 'ENGINE_RANK_FAILED' || !endsLife(cause)) throw failure
       const { supervisor } = this.#troupe
@@ -266,7 +277,7 @@ export class Engine {
 
   async #raiseAgain({ seed, shuffle }: { readonly seed: number; readonly shuffle: boolean }): Promise<void> {
     await lower(this.#troupe)
-    const restarts = (this.prepared.options.restarts ?? 0) - this.#restarts
+    const restarts = Math.max(0, (this.prepared.options.restarts ?? 0) - this.#restarts)
     this.#troupe = await raise(this.prepared, this.#system, { seed, shuffle, restarts })
     this.#failures.of(this.#troupe.supervisor.path)
   }

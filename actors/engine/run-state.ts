@@ -77,17 +77,22 @@ export class RunState {
   async regain(): Promise<RestartEvent['source']> {
     const { compilation } = this.parts.prepared
     const supervisor = this.parts.supervisor()
-    const { step } = this.progress
     const held = await supervisor.ask({ type: 'held' }, patient)
-    const [whole, lost] = [true, false].map((is) => [...held.keys()].filter((rank) => (held[rank] === step) === is))
-    if (lost!.length > 0 && (whole!.length === 0 || !replicated(compilation))) {
-      if (this.#origin === null) await this.begin()
-      else await this.restore(this.#origin)
-      return this.#origin === null ? 'start' : 'checkpoint'
+    const { step } = this.progress
+    const lost = [...held.keys()].filter((rank) => held[rank] !== step)
+    if (lost.length === 0) return 'kept'
+    const peer = held.indexOf(step)
+    if (peer >= 0 && replicated(compilation)) {
+      for (const rank of lost) await copyState(compilation, this.#access, this.staging, peer, rank)
+      await supervisor.ask({ type: 'refresh', step }, patient)
+      return 'peers'
     }
-    for (const rank of lost!) await copyState(compilation, this.#access, this.staging, whole![0]!, rank)
-    await supervisor.ask({ type: 'refresh', step }, patient)
-    return lost!.length === 0 ? 'kept' : 'peers'
+    if (this.#origin === null) {
+      await this.begin()
+      return 'start'
+    }
+    await this.restore(this.#origin)
+    return 'checkpoint'
   }
 
   /** Weights, optimizer, schedule, random numbers and position in the data as in a checkpoint. Rejects with CheckpointError. */

@@ -1,6 +1,7 @@
 // Small training jobs in one process whose ranks are killed, stalled and frozen at seeded moments of seeded steps. Each must end with
 // the bits of one rank that nothing happened to, or past its restarts with one clear error; in time; and must leave nothing behind.
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { initialize } from '../../actors/engine/engine.js'
 import { EngineError } from '../../actors/engine/errors.js'
@@ -123,27 +124,40 @@ async function outcomeOf(
   return { losses, norms, sums }
 }
 
-/** What a job could leave behind: threads, open descriptors and native bytes of the process, and what keeps its event loop alive. */
+/** What a job could leave behind in the process: threads, open descriptors, native bytes, and what keeps the event loop alive. */
 interface Residue {
-  readonly threads: number
-  readonly descriptors: number
+  readonly threads: readonly string[]
+  readonly descriptors: readonly string[]
+  readonly resources: readonly string[]
   readonly arenaBytes: number
-  readonly resources: number
 }
 
-const residue = (): Residue => ({
-  threads: readdirSync('/proc/self/task').length,
-  descriptors: readdirSync('/proc/self/fd').length,
-  arenaBytes: mappedBytes(),
-  resources: process.getActiveResourcesInfo().length,
-})
+function residue(): Residue {
+  const listed = (folder: string, name: (entry: string) => string): string[] =>
+    readdirSync(folder).flatMap((entry) => {
+      try {
+        return `${entry} ${name(join(folder, entry))}`
+      } catch {
+        return []
+      }
+    })
+  return {
+    threads: listed('/proc/self/task', (path) => readFileSync(join(path, 'comm'), 'utf8').trim()),
+    descriptors: listed('/proc/self/fd', readlinkSync),
+    resources: process.getActiveResourcesInfo(),
+    arenaBytes: mappedBytes(),
+  }
+}
 
 /** Throws where something stays that was not there. Threads that have ended take a moment to vanish. */
 async function expectNothingLeft(before: Residue): Promise<void> {
   const left = (): string[] => {
     const now = residue()
-    const names = Object.keys(before) as (keyof Residue)[]
-    return names.filter((name) => now[name] > before[name]).map((name) => `${now[name]} ${name} for ${before[name]}`)
+    const more = (['threads', 'descriptors', 'resources'] as const)
+      .filter((kind) => now[kind].length > before[kind].length)
+      .map((kind) => `${kind} ${now[kind].filter((item) => !before[kind].includes(item)).join(' and ')}`)
+    const { arenaBytes } = now
+    return arenaBytes > before.arenaBytes ? [...more, `${arenaBytes} bytes of arenas for ${before.arenaBytes}`] : more
   }
   for (let i = 0; i < 200 && left().length > 0; i++) await sleep(25)
   if (left().length > 0) throw new Error(`chaos: after the job, expected nothing left, got ${left().join(', ')}`)

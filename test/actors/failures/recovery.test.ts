@@ -98,6 +98,25 @@ test.serial('the end of the data loader costs no state in any stage', async (t) 
   }
 })
 
+test.serial('operations side by side that a failure strikes share one restart', async (t) => {
+  await using quiet = await initialize(options(0))
+  await quiet.train({ steps: 1 })
+  const before = await quiet.forward([1, 2, 3])
+  await quiet.train({ steps: 2 })
+  const after = await quiet.forward([1, 2, 3])
+  await using engine = await initialize(options(0, { chaos: 'kill:rank=1@step=2' }))
+  const told = record(engine)
+  await engine.train({ steps: 1 })
+  const [, seen] = await Promise.all([engine.train({ steps: 2 }), engine.forward([1, 2, 3])])
+  const { losses } = await curveOf(engine, steps)
+  t.deepEqual(losses, truth.losses.slice(2))
+  t.deepEqual(
+    told.restarts.map(({ source, step, attempt }) => ({ source, step, attempt })),
+    [{ source: 'peers', step: 1, attempt: 1 }],
+  )
+  t.true([before, after].some((logits) => logits.every((value, i) => value === seen[i])))
+})
+
 test.serial(
   "a step on the caller's batch is repeated from peers; batches that were lost are an error that names them",
   async (t) => {
