@@ -5,6 +5,7 @@
 
 #include <map>
 #include <new>
+#include <optional>
 
 #include "../executor/executor.h"
 #include "../executor/group.h"
@@ -91,15 +92,16 @@ OpenRank& rank_of(const CallbackInfo& info) {
   return found->second;
 }
 
-/// A promise, and the number by which a native thread settles it.
-std::pair<uint64_t, Napi::Value> promise(napi_env env) {
+/// A promise, and the number by which a native thread settles it. None in a worker that is being terminated: it runs
+/// native calls until it comes to its next check, but makes no more promises.
+std::optional<std::pair<uint64_t, Napi::Value>> promise(napi_env env) {
   Worker& worker = worker_of(env);
   napi_deferred deferred;
   napi_value value;
-  napi_create_promise(env, &deferred, &value);
+  if (napi_create_promise(env, &deferred, &value) != napi_ok) return std::nullopt;
   if (worker.pending.empty()) keep_alive(worker.port, env, true);
   worker.pending[++worker.last_pending] = deferred;
-  return {worker.last_pending, Napi::Value(env, value)};
+  return std::pair{worker.last_pending, Napi::Value(env, value)};
 }
 
 void settle(napi_env env, uint64_t id, napi_value value) {
@@ -330,7 +332,9 @@ Value run(const CallbackInfo& info) {
     request.profile = info[4].As<Napi::Boolean>();
     if (open.executor->ended())
       throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
-    const auto [id, value] = promise(info.Env());
+    const auto made = promise(info.Env());
+    if (!made) return info.Env().Undefined();
+    const auto [id, value] = *made;
     request.done = [port = worker_of(info.Env()).port, id = id](RunReport report) {
       settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); });
     };
@@ -344,8 +348,10 @@ Value close_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
     const int handle = info[0].As<Napi::Number>().Int32Value();
+    const auto made = promise(info.Env());
+    if (!made) return info.Env().Undefined();
+    const auto [id, value] = *made;
     open.group->keep(open.rank, info[1].As<Napi::Number>().Int64Value());
-    const auto [id, value] = promise(info.Env());
     open.executor->finish([port = worker_of(info.Env()).port, id = id, handle] {
       settle_later(port, id, [handle](Napi::Env env) {
         std::map<int, OpenRank>& ranks = worker_of(env).ranks;

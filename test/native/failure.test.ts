@@ -153,11 +153,19 @@ if (addon().addon) {
     for (let i = 0; i < moments.length; i += 4) await Promise.all([...moments.subarray(i, i + 4)].map(once))
   })
 
-  const leaving = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
-    spawnSync(process.execPath, [fileURLToPath(new URL('./leaving.js', import.meta.url)), ...args], {
+  const child = (name: string, ...args: string[]): { status: number | null; stdout: string; stderr: string } =>
+    spawnSync(process.execPath, [fileURLToPath(new URL(name, import.meta.url)), ...args], {
       encoding: 'utf8',
-      timeout: 30_000,
+      timeout: 60_000,
     })
+  const leaving = (...args: string[]) => child('./leaving.js', ...args)
+
+  test('cpu: workers terminated in the middle of calls make no promise out of nothing', (t) => {
+    const { status, stdout, stderr } = child('./terminated.js')
+    t.is(stderr, '')
+    t.is(stdout, 'survived\n')
+    t.is(status, 0)
+  })
 
   test('cpu: a process that leaves in the middle of runs ends at once and cleanly', (t) => {
     const { status, stderr } = leaving('exit')

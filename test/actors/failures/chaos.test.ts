@@ -12,17 +12,18 @@ const trained = (data: string, ...more: readonly string[]): readonly string[] =>
   ...['--data', data, '--ranks', '2', '--steps', String(steps), '--dropout', '0.1', '--json', ...more],
 ]
 
-const failing: readonly [faults: string, cause: RegExp][] = [
+const failing: readonly [faults: string, cause: RegExp, ...more: string[]][] = [
   ['throw:rank=1@step=3', /got rank 1: chaos: throw$/],
   ['throw:rank=0@step=3', /got rank 0: chaos: throw$/],
   ['kill:rank=1@step=3', /got rank 1: .*worker/],
   ['kill:rank=0@step=3,stall:rank=1@step=3:20s', /got rank 0: .*worker/],
   ['flood:rank=1@step=3', /mailbox of \S*rank-1/],
+  ['freeze:rank=1@step=3', /got rank 1: it made no progress for 1\.5 s$/, '--stall-timeout', '1.5'],
 ]
 
-for (const [faults, cause] of failing) {
+for (const [faults, cause, ...more] of failing) {
   test(`${faults} without restarts is one error that names the rank`, async (t) => {
-    const outcome = await run(...trained(workshop(t).data, '--chaos', faults))
+    const outcome = await run(...trained(workshop(t).data, '--chaos', faults, ...more))
     failsWith(t, outcome, /^error: train: step 3, expected every rank to finish, got /, cause)
     t.deepEqual(
       linesOf(outcome).map(({ type }) => type),
@@ -92,14 +93,22 @@ test('a resumed run recovers from the checkpoint that it was resumed from, not f
   // Another seed: its checkpoints in the folder of the second run must not be taken for that run's own.
   const other = await run(...trained(data, '--seed', '5', '--save', at('second')))
   t.is(other.code, 0, other.stderr)
-  const args = ['--resume', at('first', 'global_step3'), '--save', at('second'), '--restarts', '1', '--chaos']
-  const outcome = await run(...trained(data, ...args, 'kill:rank=0@step=6'))
+  // Slices, of which no peer has a copy.
+  const config = at('stage2.json')
+  writeFileSync(config, JSON.stringify({ train_micro_batch_size_per_gpu: 8, zero_optimization: { stage: 2 } }))
+  const args = ['--resume', at('first', 'global_step3'), '--save', at('second'), '--config', config, '--restarts', '1']
+  const outcome = await run(...trained(data, ...args, '--chaos', 'kill:rank=0@step=6'))
   t.is(outcome.code, 0, outcome.stderr)
   t.deepEqual(
     restartsOf(linesOf(outcome)).map(({ step }) => step),
     [3],
   )
   t.deepEqual(curve(linesOf(outcome)), curve(linesOf(first)).slice(3))
+})
+
+test('--stall-timeout that is no number of seconds is one error', async (t) => {
+  const outcome = await run(...trained(workshop(t).data, '--stall-timeout', '0'))
+  failsWith(t, outcome, /--stall-timeout, expected a number from 0\.1 to 86400, got 0$/)
 })
 
 const malformed: readonly [string, RegExp][] = [
