@@ -221,6 +221,10 @@ export class Host implements CellHost, Inbox {
     return Promise.resolve()
   }
 
+  async abandon(to: Address, why: string): Promise<void> {
+    await this.request({ op: 'abandon', id: to.id, why })
+  }
+
   async terminated(to: Address): Promise<Cause> {
     return (await this.request({ op: 'await-gone', id: to.id })) as Cause
   }

@@ -21,7 +21,9 @@ export type PoolWord =
   | { readonly kind: 'close' }
 
 /** What a worker's thread answers. */
-export type ThreadWord = { readonly kind: 'running' } | { readonly kind: 'connected'; readonly host: number }
+export type ThreadWord =
+  | { readonly kind: 'running'; readonly threadId: number }
+  | { readonly kind: 'connected'; readonly host: number }
 
 /** Letters read from one link before the event loop turns. */
 const batch = 256
