@@ -1,5 +1,6 @@
 // The never-ending task of one worker: a host of the system, which lives until the pool says `close`. Its ports keep the thread's
 // event loop turning, so orders are heard while handlers await.
+import { stat } from 'node:fs/promises'
 import { type MessagePort, threadId } from 'node:worker_threads'
 import { CreditTable } from '../../runtime/actor/credits.js'
 import { systemClock } from '../../runtime/actor/envelope.js'
@@ -41,7 +42,12 @@ export function runThread(task: ThreadTask): Promise<void> {
         else {
           host.close()
           links.close()
-          resolve()
+          // A close of a descriptor that a module left to libuv's threads (detect-libc under msgpackr does) is lost with the thread
+          // while it waits in their queue. What is queued after it is done after it was begun.
+          stat('/').then(
+            () => resolve(),
+            () => resolve(),
+          )
         }
       },
     })
