@@ -9,6 +9,7 @@ import {
   type MemoryReport,
   type RankDevice,
   type RankOptions,
+  type RankProgress,
   RunError,
   type RunOptions,
   type RunReport,
@@ -64,7 +65,7 @@ export function createCpuGroup({ ranks, arenas, isa }: GroupOptions): DeviceGrou
     async close() {
       if (final) return
       if (!native().groupIdle(id)) abortCpuGroup(token, 'the group was closed')
-      while (held.has(id) && !native().groupIdle(id)) await new Promise((resolve) => setTimeout(resolve, 1))
+      while (held.has(id) && !native().groupIdle(id)) await turn()
       if (!held.delete(id)) return
       final = token.memory.map((_, rank) => afterRelease(counts(id, rank)))
       native().closeGroup(id)
@@ -83,8 +84,22 @@ export function abortCpuGroup(token: GroupToken, reason: string): void {
 
 /** Opens one rank: its coordinator thread and its pool start here. */
 export function openCpuRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
-  const handle = guarded(() => native().openRank(token.id, rank, threads))
-  return new CpuRank(token, rank, threads, handle)
+  const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads))
+  return new CpuRank(token, rank, threads, handle, kept < 0 ? null : kept)
+}
+
+export async function renewCpuGroup({ id }: GroupToken, patience: number): Promise<void> {
+  const end = performance.now() + patience
+  while (performance.now() < end && !guarded(() => native().groupIdle(id))) await turn()
+  guarded(() => native().renewGroup(id))
+}
+
+/** Lets native threads get on. */
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1))
+
+export function cpuProgress(token: GroupToken): RankProgress[] {
+  const numbers = guarded(() => native().groupProgress(token.id))
+  return Array.from(numbers, (n) => ({ instructions: Math.floor(n / 2), meeting: n % 2 === 1 }))
 }
 
 class CpuRank implements RankDevice {
@@ -101,6 +116,7 @@ class CpuRank implements RankDevice {
     readonly rank: number,
     threads: number,
     handle: number,
+    readonly kept: number | null,
   ) {
     this.io = token.memory[rank]!.io
     this.#ranks = token.ranks
@@ -139,8 +155,8 @@ class CpuRank implements RankDevice {
     }
   }
 
-  close(): Promise<void> {
-    this.#closing ??= guarded(() => native().closeRank(this.#handle))
+  close(kept: number | null = null): Promise<void> {
+    this.#closing ??= guarded(() => native().closeRank(this.#handle, kept ?? -1))
     return this.#closing
   }
 }

@@ -30,6 +30,14 @@ export interface GroupToken {
 
 export type RankBuffers = Readonly<Partial<Record<ArenaName, SharedArrayBuffer>>> & { readonly io: SharedArrayBuffer }
 
+/** How far a rank is since it was opened. */
+export interface RankProgress {
+  /** Instructions done. */
+  readonly instructions: number
+  /** Inside a collective, where it may be waiting for others. */
+  readonly meeting: boolean
+}
+
 /** Bytes reserved now and at the most. */
 export type MemoryReport = Readonly<Record<ArenaName, { readonly live: number; readonly peak: number }>>
 
@@ -61,6 +69,8 @@ export interface RunReport {
 /** One rank's arenas, programs and threads. All methods are called from the worker that opened it. */
 export interface RankDevice {
   readonly rank: number
+  /** What the last one to have this rank kept in its arenas, which exist then; null: nothing, no arena is allocated. */
+  readonly kept: number | null
   /** Reserves an arena of the group's size, zeroed. Throws if it exists; `io` exists from the start. */
   allocate(arena: ArenaName): void
   /** Copies bytes out of an arena; not while a run is writing there. */
@@ -72,8 +82,11 @@ export interface RankDevice {
   load(program: Uint8Array): number
   /** Runs a program with the given scalars (copied). Runs of one rank are done in order. Rejects with {@link RunError}. */
   run(program: number, scalars: Float64Array, options?: RunOptions): Promise<RunReport>
-  /** Waits for the runs that are enqueued (abort first to end them) and ends the rank's threads; its memory stays until the group closes. */
-  close(): Promise<void>
+  /**
+   * Waits for the runs that are enqueued (abort first to end them) and ends the rank's threads. Its memory stays until the group closes
+   * or, where no `kept` (from 0) says what it holds for the next one to open the rank, is renewed.
+   */
+  close(kept?: number | null): Promise<void>
 }
 
 export interface RankOptions {

@@ -1,7 +1,7 @@
 // Devices by name: a group is made on the main thread, each rank is opened by token in its own worker.
 // Checks here hold for every device.
 import { arenaNames } from '../kernels/abi/program.js'
-import { abortCpuGroup, createCpuGroup, openCpuRank } from './cpu.js'
+import { abortCpuGroup, cpuProgress, createCpuGroup, openCpuRank, renewCpuGroup } from './cpu.js'
 import {
   DeviceError,
   type DeviceGroup,
@@ -10,21 +10,39 @@ import {
   type GroupToken,
   type RankDevice,
   type RankOptions,
+  type RankProgress,
 } from './device.js'
-import { abortReferenceGroup, createReferenceGroup, openReferenceRank } from './executor/reference.js'
+import {
+  abortReferenceGroup,
+  createReferenceGroup,
+  openReferenceRank,
+  referenceProgress,
+  renewReferenceGroup,
+} from './executor/reference.js'
+import { addon } from './load.js'
 
 interface Device {
   createGroup(options: GroupOptions): DeviceGroup
   openRank(token: GroupToken, options: RankOptions): RankDevice
   abortGroup(token: GroupToken, reason: string): void
+  renewGroup(token: GroupToken, patience: number): Promise<void>
+  progress(token: GroupToken): RankProgress[]
 }
 
 const devices: Readonly<Record<DeviceName, Device>> = {
-  cpu: { createGroup: createCpuGroup, openRank: openCpuRank, abortGroup: abortCpuGroup },
+  cpu: {
+    createGroup: createCpuGroup,
+    openRank: openCpuRank,
+    abortGroup: abortCpuGroup,
+    renewGroup: renewCpuGroup,
+    progress: cpuProgress,
+  },
   reference: {
     createGroup: createReferenceGroup,
     openRank: openReferenceRank,
     abortGroup: abortReferenceGroup,
+    renewGroup: renewReferenceGroup,
+    progress: referenceProgress,
   },
 }
 
@@ -43,7 +61,7 @@ export function createGroup(options: GroupOptions): DeviceGroup {
   return devices[options.device].createGroup(options)
 }
 
-/** Opens one rank in this thread. A rank is opened once. */
+/** Opens one rank in this thread. A rank is opened once between two renewals of its group. */
 export function openRank(token: GroupToken, options: RankOptions): RankDevice {
   expectCount('rank', options.rank, 0, token.ranks - 1)
   expectCount('threads', options.threads, 1, most)
@@ -52,6 +70,20 @@ export function openRank(token: GroupToken, options: RankOptions): RankDevice {
 
 /** {@link DeviceGroup.abort} for any thread that holds the token. Does nothing once the group is closed. */
 export const abortGroup = (token: GroupToken, reason: string): void => devices[token.device].abortGroup(token, reason)
+
+/**
+ * Once all its ranks have closed, or their workers have ended: gives the group a new communicator, and its ranks can be opened again.
+ * A rank finds its memory as it was where the last one to have it closed it with a `kept`; other memory is given back.
+ * Rejects with {@link DeviceError} where a rank is still open after `patience` milliseconds.
+ */
+export const renewGroup = (token: GroupToken, patience: number): Promise<void> =>
+  devices[token.device].renewGroup(token, patience)
+
+/** How far each rank of an open group is. From any thread. */
+export const groupProgress = (token: GroupToken): RankProgress[] => devices[token.device].progress(token)
+
+/** Bytes that the native arenas of all groups of this process have mapped now; `io` and the reference device's are JavaScript's. */
+export const mappedBytes = (): number => addon().addon?.mappedBytes() ?? 0
 
 export * from './device.js'
 export { type Addon, addon, type Machine, machine } from './load.js'

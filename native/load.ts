@@ -25,15 +25,19 @@ export interface Addon {
   createGroup(ranks: number, arenaBytes: Float64Array, isa: string, io: Uint8Array[]): number
   abortGroup(group: number, reason: string): void
   groupMemory(group: number, rank: number): Float64Array
+  mappedBytes(): number
+  groupProgress(group: number): Float64Array
+  renewGroup(group: number): void
   groupIdle(group: number): boolean
   closeGroup(group: number): void
-  openRank(group: number, rank: number, threads: number): number
+  openRank(group: number, rank: number, threads: number): { handle: number; kept: number }
   allocate(handle: number, arena: number): void
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
   load(handle: number, program: Uint8Array): number
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
-  closeRank(handle: number): Promise<void>
+  closeRank(handle: number, kept: number): Promise<void>
+  yieldCore(): void
 }
 
 export type AddonResult =

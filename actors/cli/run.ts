@@ -45,6 +45,7 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       seed: flags.seed,
       checkpointActivations: flags.checkpointActivations,
       restarts: flags.restarts,
+      stallSeconds: flags.stallTimeout,
       chaos: flags.chaos,
       tokenizer: chosen.tokenizerText,
       checkpoints: flags.save

@@ -4,6 +4,13 @@ import type { Engine } from '../engine/engine.js'
 
 const milliseconds = (value: number): string => `${value.toFixed(2)} ms`
 
+const sources = {
+  kept: 'kept',
+  peers: 'from peers',
+  checkpoint: 'from the checkpoint',
+  start: 'from the start',
+} as const
+
 function noteOf(event: Exclude<TrainEvent, { type: 'step' }>): string {
   switch (event.type) {
     case 'eval':
@@ -11,7 +18,7 @@ function noteOf(event: Exclude<TrainEvent, { type: 'step' }>): string {
     case 'checkpoint':
       return `checkpoint ${event.path}`
     case 'restart':
-      return `restart ${event.attempt} after step ${event.step}: ${event.cause}`
+      return `restart ${event.attempt} after step ${event.step}, state ${sources[event.source]}: ${event.cause}`
     case 'notice':
       return event.message
     case 'timing': {

@@ -25,6 +25,7 @@ export interface TrainFlags extends ModelFlags {
   readonly dryRun?: boolean
   readonly profile?: string
   readonly restarts?: number
+  readonly stallTimeout?: number
   readonly chaos?: string
   readonly tokenBytes?: 2 | 4
   readonly json?: boolean
@@ -60,7 +61,10 @@ export function addTrain(program: Command): void {
     .option('--no-shuffle', 'samples in their own order')
     .option('--dry-run', 'print the plan of memory and programs, run nothing')
     .option('--profile <file>', 'write a Chrome trace of a few steps, by instruction')
-    .addOption(option('--restarts <n>', 'failures of ranks to recover from (0)', integer(0)))
+    .addOption(option('--restarts <n>', 'failures to recover from (0)', integer(0)))
+    .addOption(
+      option('--stall-timeout <s>', 'seconds without progress after which a rank has failed (60)', within(0.1, 86_400)),
+    )
     .option('--chaos <faults>', 'faults to suffer: kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3')
     .addOption(option('--token-bytes <n>', 'bytes of one id in .bin files: 2 or 4 (2)', oneOf(2, 4)))
     .option('--json', 'JSON lines on stdout')

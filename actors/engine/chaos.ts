@@ -1,7 +1,7 @@
-// `--chaos kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3`: which fault strikes which rank at which step. A fault of a step
-// strikes once; the step's replay after a restart is spared.
+// `--chaos kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3`: which fault strikes which rank at which step, at a moment of it
+// that is drawn from the seed. A fault of a step strikes once; the step's replay after a restart is spared.
 import { uniform } from '../../runtime/nn/sample.js'
-import type { Fault } from '../rank/fault.js'
+import type { Fault, Strike } from '../rank/fault.js'
 import { EngineError } from './errors.js'
 
 export interface PlannedFault {
@@ -11,9 +11,9 @@ export interface PlannedFault {
   readonly fault: Fault
 }
 
-const forms = 'kill|throw|oom|flood:rank=R@step=S, stall:rank=R@step=S:2s or slow:rank=R:x3'
+const forms = 'kill|throw|oom|freeze|flood:rank=R@step=S, stall:rank=R@step=S:2s or slow:rank=R:x3'
 const pattern =
-  /^(?:(kill|throw|oom|flood):rank=(\d+)@step=(\d+)|stall:rank=(\d+)@step=(\d+):(\d+(?:\.\d+)?)(ms|s)|slow:rank=(\d+):x(\d+(?:\.\d+)?))$/
+  /^(?:(kill|throw|oom|freeze|flood):rank=(\d+)@step=(\d+)|stall:rank=(\d+)@step=(\d+):(\d+(?:\.\d+)?)(ms|s)|slow:rank=(\d+):x(\d+(?:\.\d+)?))$/
 
 /** Reads a list of faults. Throws {@link EngineError} for one that has another form or a rank that is not there. */
 export function parseChaos(text: string, ranks: number, seed: number): PlannedFault[] {
@@ -34,9 +34,9 @@ function parseFault(item: string, random: () => number): PlannedFault | null {
   if (slowed !== undefined) return { rank: Number(slowed), step: null, fault: { kind: 'slow', factor: Number(factor) } }
   if (stalled !== undefined) {
     const seconds = Number(duration) / (unit === 'ms' ? 1000 : 1)
-    return { rank: Number(stalled), step: Number(stallStep), fault: { kind: 'stall', seconds } }
+    return { rank: Number(stalled), step: Number(stallStep), fault: { kind: 'stall', seconds, moment: random() } }
   }
   const fault: Fault =
-    kind === 'kill' ? { kind: 'kill', moment: random() } : { kind: kind as 'throw' | 'oom' | 'flood' }
+    kind === 'flood' ? { kind } : { kind: kind as Exclude<Strike['kind'], 'stall'>, moment: random() }
   return { rank: Number(rank), step: Number(step), fault }
 }

@@ -1,6 +1,5 @@
-// The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure of a rank takes the whole group
-// down; with restarts left a new group rises from the newest checkpoint (or from the start) and replays the lost steps.
-import { readFileSync } from 'node:fs'
+// The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure takes the supervisor and its
+// ranks down; with restarts left they rise again, the state is regained, and the lost steps are replayed.
 import { type Observable, Subject } from 'rxjs'
 import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
@@ -14,17 +13,12 @@ import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
 import { type Batch, writeBatch } from './batch.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { FailureWatch, notFinite } from './failure.js'
+import { endsLife, FailureWatch, notFinite } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
+import { RunState } from './run-state.js'
 import { stepScalars } from './scalars.js'
-import { type ArenaAccess, manifestOf, openCheckpoint, restore, restoreCheckpoint, Staging, snapshot } from './store.js'
-import { parameterKind } from './tensors.js'
-import { expectRoom, lower, patient, raise, slotCount, type Troupe } from './troupe.js'
-
-const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
-  version: string
-}
+import { expectRoom, lower, patient, raise, slotCount, type Troupe, withRestarts } from './troupe.js'
 
 export interface TrainOptions {
   /** The total: a run that was resumed goes on at its next step up to this one. */
@@ -40,19 +34,15 @@ export class Engine {
   readonly #checkpointer: ActorRef<CheckpointerProtocol>
   readonly #events = new Subject<TrainEvent>()
   #troupe: Troupe
-  #step = 0
-  #applied = 0
-  #samples = 0
-  #seed: number
-  #shuffle: boolean
+  readonly #state: RunState
   #restarts = 0
-  #saving: Promise<string> | null = null
-  readonly #staging = new Staging()
+  /** The recovery under way. */
+  #recovering: Promise<void> = Promise.resolve()
+  /** The last step that was made with a batch of the caller's. */
+  #foreign = 0
   /** The call of `forward` that has the logits' shared memory. */
   #forwarding: Promise<void> = Promise.resolve()
   #profile: TraceSpan[] | null = null
-  /** The checkpoint that the present state can be reached from; null: the start. */
-  #origin: string | null = null
   readonly #chaos: Set<PlannedFault>
   readonly #failures: FailureWatch
   #closed: Promise<void> | null = null
@@ -62,8 +52,13 @@ export class Engine {
     this.#system = system
     this.#checkpointer = saver
     this.#troupe = troupe
-    this.#seed = prepared.seed
-    this.#shuffle = prepared.options.shuffle ?? true
+    this.#state = new RunState({
+      prepared,
+      checkpointer: saver,
+      supervisor: () => this.#troupe.supervisor,
+      reseed: (order) => this.#raiseAgain(order),
+      emit: (event) => this.#events.next(event),
+    })
     this.#chaos = new Set(prepared.chaos)
     this.#failures = new FailureWatch(system.events$, prepared.ranks)
     this.#failures.of(troupe.supervisor.path)
@@ -86,7 +81,7 @@ export class Engine {
 
   /** Steps done so far. */
   get step(): number {
-    return this.#step
+    return this.#state.progress.step
   }
 
   /** Live and peak bytes of a rank's arenas as they were really reserved. */
@@ -99,11 +94,14 @@ export class Engine {
     expectRoom(prepared)
     const system = await ActorSystem.start({ workers: prepared.ranks + 1 })
     try {
-      const saver = await system.spawn(checkpointer, undefined, { name: 'checkpointer', worker: prepared.ranks })
-      const troupe = await raise(prepared, system, prepared.seed, prepared.options.shuffle ?? true)
+      const { seed, options } = prepared
+      const { restarts = 0, shuffle = true } = options
+      const place = { name: 'checkpointer', worker: prepared.ranks, ...withRestarts(restarts) }
+      const saver = await system.spawn(checkpointer, undefined, place)
+      const troupe = await raise(prepared, system, { seed, shuffle, restarts })
       const engine = new Engine(prepared, system, saver, troupe)
       try {
-        await engine.#begin()
+        await engine.#state.begin()
       } catch (error) {
         await engine.close()
         throw engine.#failure(error, 'initialize')
@@ -115,31 +113,6 @@ export class Engine {
     }
   }
 
-  /** Parameters as they are before the first step. */
-  async #begin(): Promise<void> {
-    const { weights } = this.prepared.options
-    if (weights) {
-      await restore(this.prepared.compilation, parameterKind, this.#access, this.#staging, (name, start, target) =>
-        weights.read(name, start, target),
-      )
-      await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
-    } else await this.#troupe.supervisor.ask({ type: 'initialize', seed: this.#seed }, patient)
-    this.#origin = null
-    this.#step = 0
-    this.#applied = 0
-    this.#samples = 0
-  }
-
-  get #access(): ArenaAccess {
-    const { supervisor: ref } = this.#troupe
-    return {
-      read: (rank, { arena }, spans, target) =>
-        ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans), target }, patient),
-      write: (rank, { arena }, spans, bytes) =>
-        ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
-    }
-  }
-
   /**
    * Trains up to step `steps`, with checkpoints as the policy says. Resolves with the last step's event, or null if there was
    * nothing to do. Rejects with {@link EngineError} for a loss that is not finite or a rank that failed with no restart left.
@@ -147,65 +120,67 @@ export class Engine {
   async train({ steps, signal }: TrainOptions): Promise<StepEvent | null> {
     const { checkpoints } = this.prepared.options
     let last: StepEvent | null = null
-    while (this.#step < steps && !signal?.aborted) {
+    while (this.step < steps && !signal?.aborted) {
+      const since = this.#restarts
       try {
-        last = await this.#next(null, this.#step + 1 < steps)
-        if (checkpoints?.every && this.#step % checkpoints.every === 0) await this.#checkpoint(checkpoints.folder)
+        last = await this.#next(null, this.step + 1 < steps)
+        if (checkpoints?.every && this.step % checkpoints.every === 0) await this.#state.checkpoint(checkpoints.folder)
       } catch (error) {
-        await this.#recover(error)
+        await this.#recover(error, since)
       }
     }
     return last
   }
 
-  /** Work on the state of the present step. A rank that fails meanwhile costs a restart: the lost steps are replayed and it begins anew. */
+  /** Work on the state of the present step. A failure meanwhile costs a restart: the lost steps are replayed and the work begins anew. */
   async #surviving<T>(work: () => Promise<T>): Promise<T> {
-    const step = this.#step
+    const { step } = this
     for (;;) {
+      const since = this.#restarts
       try {
         return await work()
       } catch (error) {
-        await this.#recover(error)
+        await this.#recover(error, since)
         await this.train({ steps: step })
       }
     }
   }
 
-  /** One step on the next batch of the data, or on the caller's. */
+  /**
+   * One step on the next batch of the data, or on the caller's. After a failure it is repeated; steps on the caller's batches that were
+   * lost are not, for the engine keeps no batch: then it rejects with {@link EngineError}, and the run is back at the step it names.
+   */
   async trainBatch(batch?: Batch): Promise<StepEvent> {
-    try {
-      return await this.#next(batch ?? null, false)
-    } catch (error) {
-      throw this.#failure(error)
-    }
+    return await this.#surviving(() => this.#next(batch ?? null, false))
   }
 
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
     const { config, sequence } = this.#training()
     const started = performance.now()
-    const { lr, scalars } = stepScalars(this.prepared, this.#step + 1, this.#applied, this.#seed)
+    const { step: done, applied, samples, seed } = this.#state.progress
+    const step = done + 1
+    const { lr, scalars } = stepScalars(this.prepared, step, applied, seed)
     const { train } = config.batch
     const order: TrainOrder = {
-      step: this.#step + 1,
-      sample: this.#samples,
-      nextSample: more ? this.#samples + train : null,
+      step,
+      sample: samples,
+      nextSample: more ? samples + train : null,
       slot: batch ? this.#ownBatch(batch) : null,
       scalars,
       profile: this.#profile !== null || config.wallClockBreakdown,
-      faults: this.#faultsOf(this.#step + 1),
+      faults: this.#faultsOf(step),
     }
     const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
     if (!report.finite) throw await this.#notFinite(order, report)
-    this.#step += 1
-    this.#applied += 1
-    this.#samples += train
+    this.#state.advance(train)
+    if (batch) this.#foreign = step
     const spans = order.profile ? spansOf(this.prepared.compilation, report.ranks, order.step) : []
     this.#profile?.push(...spans)
     const seconds = (performance.now() - started) / 1000
     const tokens = train * sequence
     const event: StepEvent = {
       type: 'step',
-      step: this.#step,
+      step,
       loss: report.loss,
       grad_norm: report.norm,
       lr,
@@ -250,34 +225,60 @@ export class Engine {
   #failure(error: unknown, operation = 'train'): unknown {
     const known = [error, (error as Error).cause].find((e) => e instanceof EngineError || isCheckpointError(e))
     if (known) return known
-    const step = this.#step + 1
+    const step = this.step + 1
     const message = `${operation}: step ${step}, expected every rank to finish, got ${this.#failures.explain(error)}`
     return new EngineError('ENGINE_RANK_FAILED', message, { step }, { cause: error })
   }
 
-  /** A new group from the newest checkpoint of this run, or from where it began. Throws where no restart is left or none would help. */
-  async #recover(error: unknown): Promise<void> {
-    const { restarts = 0 } = this.prepared.options
-    for (let failure = this.#failure(error); ; ) {
-      if (!(failure instanceof EngineError) || failure.code !== 'ENGINE_RANK_FAILED' || this.#restarts >= restarts)
-        throw failure
+  /** Regains the state that a failure has cost. Rejects where no restart is left or none would help. */
+  async #recover(error: unknown, since: number): Promise<void> {
+    // Operations side by side fail together: the first recovers for all that began before.
+    const recovery = this.#recovering.then(() => (this.#restarts === since ? this.#recoverNow(error) : undefined))
+    this.#recovering = recovery.catch(() => {})
+    await recovery
+  }
+
+  async #recoverNow(error: unknown): Promise<void> {
+    for (let [failure, cause] = [this.#failure(error), error]; ; ) {
+      if (!(failure instanceof EngineError) || failure.code !== 'ENGINE_RANK_FAILED' || !endsLife(cause)) throw failure
+      const { supervisor } = this.#troupe
+      const ready = Promise.all([supervisor.ready(), this.#checkpointer.ready()])
+      const alive = await ready.then(
+        () => true,
+        () => false,
+      )
+      if (!alive) throw failure
       this.#restarts += 1
-      await this.#settleSave()
+      this.#failures.of(supervisor.path)
       try {
-        await this.#raiseAgain()
-        if (this.#origin) await this.#restore(this.#origin)
-        else await this.#begin()
-        this.#events.next({ type: 'restart', step: this.#step, attempt: this.#restarts, cause: failure.message })
+        await this.#state.settle()
+        const source = await this.#state.regain()
+        this.#events.next({
+          type: 'restart',
+          step: this.step,
+          source,
+          attempt: this.#restarts,
+          cause: (failure as Error).message,
+        })
+        if (this.step < this.#foreign) throw this.#lostBatches(failure)
         return
       } catch (again) {
-        failure = this.#failure(again)
+        ;[failure, cause] = [this.#failure(again), again]
       }
     }
   }
 
-  async #raiseAgain(): Promise<void> {
+  #lostBatches({ message }: Error): EngineError {
+    const { step } = this
+    const text = `${message}; the run is back at step ${step}: only the caller has the batches of the steps up to ${this.#foreign}`
+    this.#foreign = step
+    return new EngineError('ENGINE_RANK_FAILED', text, { step })
+  }
+
+  async #raiseAgain({ seed, shuffle }: { readonly seed: number; readonly shuffle: boolean }): Promise<void> {
     await lower(this.#troupe)
-    this.#troupe = await raise(this.prepared, this.#system, this.#seed, this.#shuffle)
+    const restarts = Math.max(0, (this.prepared.options.restarts ?? 0) - this.#restarts)
+    this.#troupe = await raise(this.prepared, this.#system, { seed, shuffle, restarts })
     this.#failures.of(this.#troupe.supervisor.path)
   }
 
@@ -290,7 +291,7 @@ export class Engine {
       )
     }
     const { loss, tokens } = await this.#surviving(() => this.#troupe.supervisor.ask({ type: 'evaluate' }, patient))
-    const event: EvalEvent = { type: 'eval', step: this.#step, loss, perplexity: Math.exp(loss), tokens }
+    const event: EvalEvent = { type: 'eval', step: this.step, loss, perplexity: Math.exp(loss), tokens }
     this.#events.next(event)
     return event
   }
@@ -315,7 +316,7 @@ export class Engine {
       throw new EngineError('ENGINE_USAGE', `forward: id ${bad}, expected 0 to ${vocabSize - 1}, got ${all[bad]}`)
     const logits = new Float32Array(all.length * vocabSize)
     const run = this.#forwarding.then(async () => {
-      const { buffer } = this.#staging.bytes('logits', 4 * sequence * vocabSize)
+      const { buffer } = this.#state.staging.bytes('logits', 4 * sequence * vocabSize)
       const shared = new Float32Array(buffer, 0, length * vocabSize)
       for (let row = 0; row < rows; row++) {
         const tokens = all.slice(row * length, (row + 1) * length)
@@ -330,55 +331,15 @@ export class Engine {
 
   /** Writes a checkpoint into `folder` and resolves with its path when it is whole. */
   async save(folder: string): Promise<string> {
-    await this.#surviving(() => this.#checkpoint(folder))
-    return (await this.#settleSave())!
+    return await this.#surviving(async () => {
+      await this.#state.checkpoint(folder)
+      return (await this.#state.settle())!
+    })
   }
 
   /** The newest checkpoint that was written or loaded, once the one under way is whole; null: none. */
   async saved(): Promise<string | null> {
-    await this.#settleSave()
-    return this.#origin
-  }
-
-  /** Copies all state, then has it written while training goes on. One checkpoint is written at a time. */
-  async #checkpoint(folder: string): Promise<void> {
-    await this.#settleSave()
-    const { compilation, options } = this.prepared
-    const started = performance.now()
-    const files = await snapshot(compilation, options.model, this.#access, this.#staging, options.tokenizer)
-    const progress = {
-      step: this.#step,
-      applied: this.#applied,
-      samples: this.#samples,
-      seed: this.#seed,
-      shuffle: this.#shuffle,
-    }
-    const saving = this.#checkpointer
-      .ask(
-        {
-          type: 'save',
-          folder,
-          files,
-          manifest: manifestOf(compilation, progress, version),
-          keep: options.checkpoints?.keep ?? 0,
-        },
-        patient,
-      )
-      .then((path) => {
-        const bytes = files.reduce((sum, file) => sum + file.totalBytes, 0)
-        const seconds = (performance.now() - started) / 1000
-        this.#origin = path
-        this.#events.next({ type: 'checkpoint', step: progress.step, path, bytes, seconds })
-        return path
-      })
-    saving.catch(() => {})
-    this.#saving = saving
-  }
-
-  async #settleSave(): Promise<string | null> {
-    const saving = this.#saving
-    this.#saving = null
-    return saving ? await saving : null
+    return await this.#surviving(() => this.#state.settle())
   }
 
   /**
@@ -387,32 +348,8 @@ export class Engine {
    */
   async load(path: string): Promise<void> {
     const found = findCheckpoint(path)
-    try {
-      await this.#restore(found)
-    } catch (error) {
-      throw this.#failure(error)
-    }
-    this.#origin = found
-  }
-
-  async #restore(found: string): Promise<void> {
-    const { compilation } = this.prepared
-    const training = this.prepared.options.data !== undefined
-    const { progress } = openCheckpoint(found, compilation, training)
-    if (progress.seed !== this.#seed || progress.shuffle !== this.#shuffle) {
-      this.#seed = progress.seed
-      this.#shuffle = progress.shuffle
-      await this.#raiseAgain()
-      this.#events.next({
-        type: 'notice',
-        message: `resume: seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}, as in ${found}`,
-      })
-    }
-    await restoreCheckpoint(found, compilation, training, this.#access, this.#staging)
-    await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
-    this.#step = progress.step
-    this.#applied = progress.applied
-    this.#samples = progress.samples
+    await this.#surviving(() => this.#state.restore(found))
+    this.#foreign = 0
   }
 
   /** From now on every instruction is measured; {@link profile} takes what was gathered. */
@@ -431,7 +368,7 @@ export class Engine {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       let failed: unknown
-      await this.#settleSave().catch((error: unknown) => {
+      await this.#state.settle().catch((error: unknown) => {
         failed = error
       })
       await lower(this.#troupe)
@@ -446,9 +383,6 @@ export class Engine {
     await this.close()
   }
 }
-
-const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
-  spans.map(({ byteOffset, bytes }) => ({ byteOffset, bytes }))
 
 /** Also one that came from another thread and is an Error by name only. */
 const isCheckpointError = (error: unknown): boolean => error instanceof Error && error.name === 'CheckpointError'

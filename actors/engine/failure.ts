@@ -15,6 +15,10 @@ function trace(error: unknown, actor: string | null = null): { root: unknown; ac
 
 const fallenWith: readonly unknown[] = ['sibling', 'parent', 'escalated']
 
+/** Whether an error says that a life ended, after which the actor may have another. */
+export const endsLife = (error: unknown): boolean =>
+  error instanceof ActorError && (error.code === 'HANDLER_FAILED' || error.code === 'DEAD_ACTOR')
+
 /** Whether an error only says that the communicator was aborted, or that an actor fell with others. */
 export function isConsequence(error: unknown): boolean {
   const { code, details } = Object(trace(error).root) as { code?: string; details?: { kind?: unknown } }

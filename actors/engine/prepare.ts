@@ -61,9 +61,11 @@ export interface InitializeOptions {
   /** Recompute each block's activations in the backward. */
   readonly checkpointActivations?: boolean
   readonly checkpoints?: CheckpointPolicy
-  /** Failures of ranks that the run may recover from; default 0. */
+  /** Failures that the run may recover from; default 0. */
   readonly restarts?: number
-  /** Faults to suffer: `kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3`; also `throw`, `oom` and `flood`. */
+  /** Seconds after which a rank that does no instruction and waits for no other has failed; default 60. */
+  readonly stallSeconds?: number
+  /** Faults to suffer: `kill:rank=1@step=20,stall:rank=0@step=7:2s,slow:rank=1:x3`; also `throw`, `oom`, `freeze` and `flood`. */
   readonly chaos?: string
   /** Text of tokenizer.json, to go with saved weights. */
   readonly tokenizer?: string
@@ -84,6 +86,7 @@ export interface Prepared {
   readonly groups: readonly ResolvedGroup[]
   readonly schedule: Schedule
   readonly chaos: readonly PlannedFault[]
+  readonly stallSeconds: number
   readonly compilation: Compilation
 }
 
@@ -91,6 +94,8 @@ const defaultConfig: DeepSpeedConfig = { train_micro_batch_size_per_gpu: 8 }
 
 /** Elements that are reduced or gathered together where the user left it open: 25 MiB of f32. */
 const defaultBucket = (25 << 20) / 4
+/** What a timer can wait for. */
+const longestStall = Math.floor((2 ** 31 - 1) / 1000)
 /** DeepSpeed's default of `stage3_prefetch_bucket_size`. */
 const defaultPrefetch = 5e7
 
@@ -113,9 +118,14 @@ function expectCount(name: string, value: number, least: number): void {
  * Resolves, traces, compiles and plans. Throws ConfigError, ModelError, GraphError or {@link EngineError}, each naming what is wrong.
  */
 export function prepare(options: InitializeOptions): Prepared {
-  const { model, data, ranks = 1, seed = 1234 } = options
+  const { model, data, ranks = 1, seed = 1234, restarts = 0, stallSeconds = 60 } = options
   expectCount('ranks', ranks, 1)
   expectCount('seed', seed, 0)
+  expectCount('restarts', restarts, 0)
+  if (!(stallSeconds > 0 && stallSeconds <= longestStall)) {
+    const expected = `seconds above 0, ${longestStall} at most`
+    throw new EngineError('ENGINE_USAGE', `initialize: stallSeconds, expected ${expected}, got ${stallSeconds}`)
+  }
   const { best } = machine()
   const device = options.device ?? (best ? 'cpu' : 'reference')
   const isa = device === 'cpu' ? (options.isa ?? best) : null
@@ -174,5 +184,19 @@ export function prepare(options: InitializeOptions): Prepared {
     groups.map((group) => group.lr),
     config.optimizer.kind,
   )
-  return { options, config, device, isa, ranks, threads, sequence, seed, groups, schedule, chaos, compilation }
+  return {
+    options,
+    config,
+    device,
+    isa,
+    ranks,
+    threads,
+    sequence,
+    seed,
+    groups,
+    schedule,
+    chaos,
+    stallSeconds,
+    compilation,
+  }
 }

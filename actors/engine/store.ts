@@ -13,7 +13,7 @@ import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import { modelConfig, modelMetadata } from '../../runtime/nn/models/huggingface.js'
 import type { CheckpointFile, Piece } from '../checkpointer/protocol.js'
-import { heldSpans, ownedSpans, parameterKind, type Span, stateKinds, type TensorKind } from './tensors.js'
+import { heldSpans, isSharded, ownedSpans, parameterKind, type Span, stateKinds, type TensorKind } from './tensors.js'
 
 /** Copies bytes out of, or into, the arenas of a rank. */
 export interface ArenaAccess {
@@ -101,8 +101,7 @@ async function rankPieces(
   staging: Staging,
 ): Promise<Piece[]> {
   const spans = ownedSpans(compilation, kind, rank)
-  const total = spans.reduce((sum, span) => sum + span.bytes, 0)
-  const bytes = staging.bytes(`${kind.prefix} of rank ${rank}`, total)
+  const bytes = staging.bytes(`${kind.prefix} of rank ${rank}`, bytesOf(spans))
   await access.read(rank, kind, spans, bytes)
   let at = 0
   return spans.map((span) => {
@@ -111,6 +110,27 @@ async function rankPieces(
     at += span.bytes
     return piece
   })
+}
+
+/** Whether every rank holds all parameters and optimizer states. */
+export const replicated = (compilation: Compilation): boolean =>
+  [parameterKind, ...stateKinds(compilation)].every((kind) => !isSharded(compilation, kind))
+
+/** Copies parameters and optimizer states, of which every rank holds all, from one rank to another. */
+export async function copyState(
+  compilation: Compilation,
+  access: ArenaAccess,
+  staging: Staging,
+  from: number,
+  to: number,
+): Promise<void> {
+  for (const kind of [parameterKind, ...stateKinds(compilation)]) {
+    for (const batch of inBatches(heldSpans(compilation, kind, from))) {
+      const bytes = staging.bytes('chunk', bytesOf(batch))
+      await access.read(from, kind, batch, bytes)
+      await access.write(to, kind, batch, bytes)
+    }
+  }
 }
 
 /** Writes a kind of tensors to every rank, each the elements that it holds. */
@@ -122,28 +142,34 @@ export async function restore(
   read: TensorReader,
 ): Promise<void> {
   for (let rank = 0; rank < compilation.layout.ranks; rank++) {
-    let batch: Span[] = []
-    let pending = 0
-    const flush = async (): Promise<void> => {
-      if (batch.length === 0) return
-      const bytes = staging.bytes('chunk', pending)
-      const values = new Float32Array(bytes.buffer, 0, pending / 4)
+    for (const batch of inBatches(heldSpans(compilation, kind, rank))) {
+      const bytes = staging.bytes('chunk', bytesOf(batch))
+      const values = new Float32Array(bytes.buffer, 0, bytes.length / 4)
       let at = 0
       for (const span of batch) {
         read(tensorName(kind, span.name), span.start, values.subarray(at, at + span.count))
         at += span.count
       }
       await access.write(rank, kind, batch, bytes)
-      batch = []
+    }
+  }
+}
+
+const bytesOf = (spans: readonly Span[]): number => spans.reduce((sum, span) => sum + span.bytes, 0)
+
+/** Spans, cut where they are long, in groups of at most {@link chunkBytes}. */
+function inBatches(spans: readonly Span[]): Span[][] {
+  const batches: Span[][] = []
+  let pending = Number.POSITIVE_INFINITY
+  for (const span of spans.flatMap(inChunks)) {
+    if (pending + span.bytes > chunkBytes) {
+      batches.push([])
       pending = 0
     }
-    for (const span of heldSpans(compilation, kind, rank).flatMap(inChunks)) {
-      if (pending + span.bytes > chunkBytes) await flush()
-      batch.push(span)
-      pending += span.bytes
-    }
-    await flush()
+    batches.at(-1)!.push(span)
+    pending += span.bytes
   }
+  return batches
 }
 
 /** A span in pieces of at most {@link chunkBytes}. */

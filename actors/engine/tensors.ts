@@ -55,10 +55,12 @@ export function ownedSpans(compilation: Compilation, kind: TensorKind, rank: num
   )
 }
 
+/** Whether each rank holds a part of a kind only. */
+export const isSharded = ({ layout, sharding }: Compilation, kind: TensorKind): boolean =>
+  layout.units.some((unit) => sharding.lengthIn(kind.arena, unit) !== unit.length)
+
 /** What `rank` holds: whole parameters, or its fragments where the stage shards them. */
 export function heldSpans(compilation: Compilation, kind: TensorKind, rank: number): Span[] {
-  const { layout, sharding } = compilation
-  const sharded = layout.units.some((unit) => sharding.lengthIn(kind.arena, unit) !== unit.length)
-  if (sharded) return ownedSpans(compilation, kind, rank)
-  return layout.parameters.map((slot) => span(compilation, kind, rank, slot, 0, slot.count))
+  if (isSharded(compilation, kind)) return ownedSpans(compilation, kind, rank)
+  return compilation.layout.parameters.map((slot) => span(compilation, kind, rank, slot, 0, slot.count))
 }

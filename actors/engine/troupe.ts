@@ -1,4 +1,4 @@
-// One life of a group: its memory, its batches, its actors. Raised for a run and again after each failure.
+// The actors of a run with their memory and batches. Raised for a run, and again where a checkpoint brings another order of samples.
 import { createGroup, type DeviceGroup, machine } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { planTotals } from '../../runtime/graph/compile.js'
@@ -15,12 +15,15 @@ export const patient = { deadline: 2 ** 31 - 1 }
 /** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
 export const slotCount = 3
 
-/** The actors and memory of one life of the group. */
+/** The actors and memory of a run. */
 export interface Troupe {
   readonly group: DeviceGroup
   readonly slots: readonly SharedArrayBuffer[]
   readonly supervisor: ActorRef<SupervisorProtocol>
 }
+
+/** A budget of restarts for the whole run. */
+export const withRestarts = (maxRestarts: number) => ({ maxRestarts, withinMs: Number.POSITIVE_INFINITY })
 
 const shared = (bytes: Uint8Array): Uint8Array => {
   const copy = new Uint8Array(new SharedArrayBuffer(bytes.length))
@@ -37,9 +40,21 @@ export function expectRoom({ compilation, ranks }: Prepared): void {
   throw new EngineError('ENGINE_MEMORY', message, { bytes, room })
 }
 
-/** Reserves the group's memory and spawns its actors. */
-export async function raise(prepared: Prepared, system: ActorSystem, seed: number, shuffle: boolean): Promise<Troupe> {
-  const { config, compilation, device, isa, options, ranks, sequence, threads } = prepared
+/** What a troupe is raised with beside what is prepared. */
+export interface Raising {
+  readonly seed: number
+  readonly shuffle: boolean
+  /** Failures that it may recover from. */
+  readonly restarts: number
+}
+
+/** Reserves the group's memory and spawns its actors. The supervisor fails with any of them, and restarts as often as it may. */
+export async function raise(
+  prepared: Prepared,
+  system: ActorSystem,
+  { seed, shuffle, restarts }: Raising,
+): Promise<Troupe> {
+  const { config, compilation, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
   const { train, micro, accumulation } = config.batch
   const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
   try {
@@ -64,8 +79,9 @@ export async function raise(prepared: Prepared, system: ActorSystem, seed: numbe
             }
           : null,
         serviceWorker: ranks,
+        stallSeconds,
       },
-      { worker: 'main', maxRestarts: 0 },
+      { worker: 'main', ...withRestarts(restarts) },
     )
     return { group, slots, supervisor: ref }
   } catch (error) {

@@ -1,18 +1,31 @@
 // The owner of a rank's optimizer states: reserves them, hands out copies at step boundaries and restores them.
-import type { RankDevice } from '../../native/device.js'
+import type { GroupToken, RankDevice } from '../../native/device.js'
 import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { readRegions, sharedDevice, writeRegions } from '../rank/device.js'
 import type { OptimizerShardArgs, OptimizerShardProtocol } from './protocol.js'
 
-const behaviour: Behaviour<OptimizerShardProtocol, RankDevice, OptimizerShardArgs> = {
+interface ShardState {
+  readonly token: GroupToken
+  readonly device: RankDevice
+}
+
+/** Bytes that are zeroed at once. */
+const chunk = 1 << 20
+
+const behaviour: Behaviour<OptimizerShardProtocol, ShardState, OptimizerShardArgs> = {
   init(_context, { token, rank }) {
     const device = sharedDevice(token, rank)
-    device.allocate('optimizer')
-    return device
+    if (device.kept === null) device.allocate('optimizer')
+    return { token, device }
   },
   receive: {
-    read: (device, { regions, target }) => readRegions(device, 'optimizer', regions, target),
-    write: (device, { regions, bytes }) => writeRegions(device, 'optimizer', regions, bytes),
+    read: ({ device }, { regions, target }) => readRegions(device, 'optimizer', regions, target),
+    write: ({ device }, { regions, bytes }) => writeRegions(device, 'optimizer', regions, bytes),
+    clear({ device, token }) {
+      const total = token.arenas.optimizer
+      const zeros = new Uint8Array(Math.min(chunk, total))
+      for (let at = 0; at < total; at += chunk) device.write('optimizer', at, zeros.subarray(0, total - at))
+    },
   },
 }
 

@@ -12,4 +12,6 @@ export type OptimizerShardProtocol = {
   /** Copies the regions' bytes end to end into `target`, shared memory of that length. Not while a step is under way. */
   read(message: { readonly regions: readonly Region[]; readonly target: Uint8Array }): void
   write(message: { readonly regions: readonly Region[]; readonly bytes: Uint8Array }): void
+  /** All states to zero. */
+  clear(): void
 }

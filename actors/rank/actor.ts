@@ -1,9 +1,10 @@
 // A rank: one native call for each micro-step. While it is under way the worker's event loop stays free for control messages; if this
-// life ends, the communicator is aborted so that no other rank waits for it.
+// life ends, the communicator is aborted so that no other rank waits for it. It always knows of which step's end its state is, so that
+// a life that ends in order can leave its memory to the next.
 import { decodeProgram, type Program } from '../../kernels/abi/program.js'
-import type { GroupToken, RankDevice, RunReport } from '../../native/device.js'
-import { abortGroup, openRank } from '../../native/index.js'
-import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
+import { type GroupToken, type RankDevice, RunError, type RunOptions, type RunReport } from '../../native/device.js'
+import { abortGroup, groupProgress, openRank } from '../../native/index.js'
+import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import { optimizerShard } from '../optimizer-shard/actor.js'
@@ -11,7 +12,7 @@ import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
 import { forgetDevice, readRegions, shareDevice, writeRegions } from './device.js'
 import { sufferAfter, sufferBefore, sufferDuring } from './fault.js'
 import type { BatchShape, Diagnosis, RankArgs, RankProtocol, StepOrder, StepReport } from './protocol.js'
-import { fillScalars, type MicroRun, microRuns } from './state.js'
+import { fillScalars, leftAlone, type MicroRun, microRuns } from './state.js'
 
 interface Loaded {
   readonly handle: number
@@ -26,7 +27,12 @@ interface RankState {
   readonly slots: readonly SharedArrayBuffer[]
   readonly batch: BatchShape
   readonly optimizer: ActorRef<OptimizerShardProtocol>
+  /** The step at whose end parameters and optimizer states are; null: not known. */
+  held: number | null
 }
+
+/** Arenas that a rank reserves itself. */
+const rankArenas = ['parameters', 'gradients', 'activations', 'buckets', 'gathered', 'workspace'] as const
 
 /** Scalars of programs without randomness; attention lists them all the same. */
 const idle = { seed: 0, step: 0, sample: 0 }
@@ -56,43 +62,100 @@ function setRows(state: RankState, program: Program, slot: number, row: number):
   binding(state, program, 'targets').set(batch.subarray(targets, targets + count))
 }
 
-async function runMicro(state: RankState, order: StepOrder, run: MicroRun, check: boolean): Promise<RunReport> {
-  const { handle, program } = loaded(state, run.program)
-  setRows(state, program, order.slot, run.row)
-  const scalars = fillScalars(program, { ...order.scalars, sample: run.sample })
-  return state.device.run(handle, scalars, { check, profile: order.profile })
+/** Runs a program. While it runs, and after a failure inside the update, nothing is known of what this rank holds. */
+async function run(
+  state: RankState,
+  name: ProgramName,
+  scalars: Readonly<Record<string, number>>,
+  options: RunOptions = {},
+): Promise<RunReport> {
+  const { handle, program } = loaded(state, name)
+  const { held } = state
+  state.held = null
+  try {
+    const report = await state.device.run(handle, fillScalars(program, scalars), options)
+    state.held = held
+    return report
+  } catch (error) {
+    if (isAborted(error) && leftAlone(program, error.instruction)) state.held = held
+    throw error
+  }
+}
+
+const isAborted = (error: unknown): error is RunError => error instanceof RunError && error.code === 'aborted'
+
+function runMicro(state: RankState, order: StepOrder, micro: MicroRun, check: boolean): Promise<RunReport> {
+  setRows(state, loaded(state, micro.program).program, order.slot, micro.row)
+  return run(state, micro.program, { ...order.scalars, sample: micro.sample }, { check, profile: order.profile })
+}
+
+/** A micro-step with the faults that strike meanwhile. */
+async function sufferMicro(
+  state: RankState,
+  order: StepOrder,
+  micro: MicroRun,
+  [m, micros]: readonly [number, number],
+  signal: AbortSignal,
+): Promise<RunReport> {
+  const { faults = [] } = order
+  const done = (): number => groupProgress(state.token)[state.rank]!.instructions
+  const before = done()
+  const over = runMicro(state, order, micro, false)
+  const { instructions } = loaded(state, micro.program).program
+  const running = { instructions: instructions.length, done: () => done() - before, over }
+  const [report] = await Promise.all([over, sufferDuring(faults, m, micros, running, signal)])
+  return report
+}
+
+/** Opens the rank and loads its programs, onto the memory that an earlier life kept or fresh one. */
+async function open(
+  context: ActorContext<RankProtocol>,
+  device: RankDevice,
+  { token, rank, programs, slots, batch }: RankArgs,
+): Promise<RankState> {
+  shareDevice(token, rank, device)
+  if (device.kept === null) for (const arena of rankArenas) device.allocate(arena)
+  const optimizer = await context.spawn(
+    optimizerShard,
+    { token, rank },
+    { name: 'optimizer', worker: context.worker, maxRestarts: 0 },
+  )
+  const handles = Object.entries(programs).map(
+    ([name, bytes]) => [name as ProgramName, { handle: device.load(bytes), program: decodeProgram(bytes) }] as const,
+  )
+  return { token, rank, device, programs: new Map(handles), slots, batch, optimizer, held: device.kept }
+}
+
+async function close(token: GroupToken, rank: number, device: RankDevice, held: number | null): Promise<void> {
+  forgetDevice(token, rank)
+  await device.close(held)
 }
 
 const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
-  async init(context, { token, rank, threads, programs, slots, batch }) {
+  async init(context, args) {
+    const { token, rank, threads } = args
     const device = openRank(token, { rank, threads })
     context.signal.addEventListener('abort', () => abortGroup(token, `rank ${rank} ended`), { once: true })
-    shareDevice(token, rank, device)
-    for (const arena of ['parameters', 'gradients', 'activations', 'buckets', 'gathered', 'workspace'] as const) {
-      device.allocate(arena)
+    try {
+      return await open(context, device, args)
+    } catch (error) {
+      await close(token, rank, device, device.kept)
+      throw error
     }
-    const optimizer = await context.spawn(
-      optimizerShard,
-      { token, rank },
-      { name: 'optimizer', worker: context.worker, maxRestarts: 0 },
-    )
-    const handles = Object.entries(programs).map(
-      ([name, bytes]) => [name as ProgramName, { handle: device.load(bytes), program: decodeProgram(bytes) }] as const,
-    )
-    return { token, rank, device, programs: new Map(handles), slots, batch, optimizer }
   },
 
   receive: {
-    optimizer: (state) => state.optimizer,
+    held: (state) => state.held,
 
     async initialize(state, { seed }) {
-      const { handle, program } = loaded(state, 'initialize')
-      await state.device.run(handle, fillScalars(program, { seed }))
+      if (state.device.kept !== null) await state.optimizer.ask({ type: 'clear' })
+      if (seed !== null) await run(state, 'initialize', { seed })
+      state.held = 0
     },
 
-    async refresh(state) {
-      const { handle, program } = loaded(state, 'refresh')
-      await state.device.run(handle, fillScalars(program, {}))
+    async refresh(state, { step }) {
+      await run(state, 'refresh', {})
+      state.held = step
     },
 
     async step(state, order, { signal }): Promise<StepReport> {
@@ -101,27 +164,31 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
       const profile: { program: ProgramName; seconds: Float64Array }[] = []
       let control = new Float64Array()
       const runs = microRuns(state.batch, state.rank, state.token.ranks, order)
-      for (const [m, run] of runs.entries()) {
+      for (const [m, micro] of runs.entries()) {
         await sufferBefore(faults, m, runs.length, signal)
         const started = performance.now()
-        const running = runMicro(state, order, run, false)
-        sufferDuring(faults, m, runs.length)
-        const { seconds } = await running
-        await sufferAfter(faults, performance.now() - started, signal)
-        const { program } = loaded(state, run.program)
+        const { seconds } =
+          faults.length === 0
+            ? await runMicro(state, order, micro, false)
+            : await sufferMicro(state, order, micro, [m, runs.length], signal)
+        const { program } = loaded(state, micro.program)
         losses.push(binding(state, program, 'loss')[0]!)
-        if (seconds) profile.push({ program: run.program, seconds })
-        if ('control' in program.bindings) control = Float64Array.from(binding(state, program, 'control'))
+        if (seconds) profile.push({ program: micro.program, seconds })
+        if ('control' in program.bindings) {
+          control = Float64Array.from(binding(state, program, 'control'))
+          state.held = order.step
+        }
+        await sufferAfter(faults, performance.now() - started, signal)
       }
       const finite = control[2] === 1 && losses.every(Number.isFinite)
       return { losses, norm: control[0]!, finite, ...(order.profile && { profile }) }
     },
 
     async diagnose(state, order): Promise<Diagnosis | null> {
-      for (const [micro, run] of microRuns(state.batch, state.rank, state.token.ranks, order).entries()) {
-        const { nonFinite } = await runMicro(state, { ...order, profile: false }, run, true)
+      for (const [micro, micros] of microRuns(state.batch, state.rank, state.token.ranks, order).entries()) {
+        const { nonFinite } = await runMicro(state, { ...order, profile: false }, micros, true)
         if (nonFinite === undefined) continue
-        const { op, debug } = loaded(state, run.program).program.instructions[nonFinite]!
+        const { op, debug } = loaded(state, micros.program).program.instructions[nonFinite]!
         const { flops: _flops, bytes: _bytes, ...where } = debug
         return { rank: state.rank, micro, op, ...where }
       }
@@ -129,30 +196,38 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
     },
 
     async evaluate(state, { slot }) {
-      const { handle, program } = loaded(state, 'evaluate')
+      const { program } = loaded(state, 'evaluate')
       setRows(state, program, slot, state.rank * state.batch.micro)
-      await state.device.run(handle, fillScalars(program, idle))
+      await run(state, 'evaluate', idle)
       return binding(state, program, 'loss')[0]!
     },
 
     async forward(state, { tokens, logits }) {
-      const { handle, program } = loaded(state, 'forward')
+      const { program } = loaded(state, 'forward')
       const row = binding(state, program, 'tokens')
       row.fill(0)
       row.set(tokens)
-      await state.device.run(handle, fillScalars(program, idle))
+      await run(state, 'forward', idle)
       if (state.rank !== 0) return
       const { arena, byteOffset } = program.tensors[program.bindings['logits']!]!
       state.device.read(arena, byteOffset, logits)
     },
 
-    read: (state, { arena, regions, target }) => readRegions(state.device, arena, regions, target),
-    write: (state, { arena, regions, bytes }) => writeRegions(state.device, arena, regions, bytes),
+    async read(state, { arena, regions, target }) {
+      if (arena === 'optimizer') await state.optimizer.ask({ type: 'read', regions, target })
+      else readRegions(state.device, arena, regions, target)
+    },
+
+    async write(state, { arena, regions, bytes }) {
+      state.held = null
+      if (arena === 'optimizer') await state.optimizer.ask({ type: 'write', regions, bytes })
+      else writeRegions(state.device, arena, regions, bytes)
+    },
   },
 
-  async stop(state) {
-    forgetDevice(state.token, state.rank)
-    await state.device.close()
+  stop({ token, rank, device, held }, _context, { kind, error }) {
+    // What went wrong on this rank itself makes its memory doubtful; an abort came from elsewhere.
+    return close(token, rank, device, kind === 'exception' && !isAborted(error) ? null : held)
   },
 }
 

@@ -1,9 +1,8 @@
-// What a rank is asked. A rank owns one part of the device: its arenas, its programs and, as a child, its optimizer shard.
+// What a rank is asked. A rank owns one part of the device: its arenas, its programs and, as a child, its optimizer shard. Its memory
+// outlives it where it ends in order and knows what it holds.
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { GroupToken } from '../../native/device.js'
-import type { ActorRef } from '../../runtime/actor/protocol.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
-import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
 import type { Region } from './device.js'
 import type { Fault } from './fault.js'
 
@@ -62,12 +61,12 @@ export interface Diagnosis {
 }
 
 export type RankProtocol = {
-  /** The actor that owns this rank's optimizer states. */
-  optimizer(): ActorRef<OptimizerShardProtocol>
-  /** Fresh parameters from the seed. */
-  initialize(message: { readonly seed: number }): void
-  /** Parameters were written: bring what ranks keep gathered up to date. */
-  refresh(): void
+  /** The step at whose end its parameters and optimizer states are, 0: before the first; null: none, or it is not known. */
+  held(): number | null
+  /** The state before the first step: parameters from the seed, or with null as they are written next, and no optimizer states. */
+  initialize(message: { readonly seed: number | null }): void
+  /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date. */
+  refresh(message: { readonly step: number }): void
   step(message: StepOrder): StepReport
   /** Repeats a step's micro-steps with every instruction checked. */
   diagnose(message: StepOrder): Diagnosis | null

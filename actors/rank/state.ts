@@ -1,5 +1,6 @@
 // A rank's plan of a step as data: which program runs on which rows with which scalars. Pure.
 import type { Program } from '../../kernels/abi/program.js'
+import { opNamed } from '../../kernels/ops/index.js'
 import type { MicroStep } from '../../runtime/graph/partition/sharding.js'
 import type { BatchShape, StepOrder } from './protocol.js'
 
@@ -24,6 +25,19 @@ export function microRuns(shape: BatchShape, rank: number, world: number, order:
       sample: order.sample + row,
     }
   })
+}
+
+/**
+ * Whether a run that was aborted at an instruction left parameters and optimizer states as they were. An abort strikes between two
+ * instructions or inside a collective.
+ */
+export function leftAlone(program: Program, instruction: number): boolean {
+  const writes = program.instructions.findIndex(({ outputs }) =>
+    outputs.some((i) => i !== null && ['parameters', 'optimizer'].includes(program.tensors[i]!.arena)),
+  )
+  if (writes < 0) return true
+  const meets = 'ranks' in opNamed(program.instructions[writes]!.op).attributes
+  return meets ? instruction < writes : instruction <= writes
 }
 
 /** A program's scalar slots filled by name. */

@@ -1,14 +1,18 @@
 // Conducts the ranks: deals out each step, has the next batch filled meanwhile, adds up what they report. When one rank fails, the
-// communicator is aborted at once, so that no other waits for it, and the supervisor fails with the first cause.
-import { abortGroup } from '../../native/index.js'
+// communicator is aborted at once, so that no other waits for it, and the supervisor fails with the first cause: that ends all of them.
+// Its next life, where its budget of restarts has one left, renews the communicator and spawns them again.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { abortGroup, groupProgress, renewGroup } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
-import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { ActorError } from '../../runtime/actor/errors.js'
+import type { ActorRef, AskOptions } from '../../runtime/actor/protocol.js'
 import { dataLoader } from '../data-loader/actor.js'
 import type { DataLoaderProtocol } from '../data-loader/protocol.js'
 import { isConsequence } from '../engine/failure.js'
 import { rank } from '../rank/actor.js'
 import type { RankProtocol, StepOrder } from '../rank/protocol.js'
 import type { SupervisorArgs, SupervisorProtocol, TrainOrder } from './protocol.js'
+import { looks, StallWatch } from './stall.js'
 import { combine, emptySlots, type Slots, slotOf, takeSlot } from './state.js'
 
 interface SupervisorState {
@@ -20,31 +24,72 @@ interface SupervisorState {
   ahead: Promise<unknown> | null
 }
 
-/** A step may take as long as it takes: a rank that dies ends it, and so does the run's signal. */
+/** What takes as long as it takes: ranks that do nothing are noticed otherwise. */
 const patient = { deadline: 2 ** 31 - 1 }
 
-/** Asks every rank and waits for all. The first failure aborts the communicator; once all have answered, the one that others follow from is thrown. */
-async function everyRank<T>(
-  state: SupervisorState,
+/**
+ * Asks ranks and waits for all. The first failure aborts the communicator; once all have answered, the one that others follow from is
+ * thrown. A rank that makes no progress for `stallSeconds` is taken for hung, and its worker ended.
+ */
+async function askRanks<T>(
+  { args, ranks }: SupervisorState,
   context: ActorContext<SupervisorProtocol>,
+  indices: readonly number[],
   ask: (ref: ActorRef<RankProtocol>, index: number) => Promise<T>,
 ): Promise<T[]> {
+  const { stallSeconds } = args
+  const { token } = args.ranks
   const failures: unknown[] = []
-  const abort = (): void => abortGroup(state.args.ranks.token, 'the run is being stopped')
+  const abort = (): void => abortGroup(token, 'the run is being stopped')
   context.signal.addEventListener('abort', abort, { once: true })
+  const pending = new Set(indices)
+  const watch = new StallWatch(ranks.length)
+  const timer = setInterval(
+    () => {
+      const hung = watch.look(groupProgress(token), pending)
+      if (hung === null) return
+      clearInterval(timer)
+      ranks[hung]!.abandon(`it made no progress for ${stallSeconds} s`).catch(() => {})
+    },
+    (stallSeconds * 1000) / looks,
+  )
   const settled = await Promise.allSettled(
-    state.ranks.map(async (ref, index) => {
+    indices.map(async (index) => {
       try {
-        return await ask(ref, index)
+        return await ask(ranks[index]!, index)
       } catch (error) {
-        if (failures.push(error) === 1) abortGroup(state.args.ranks.token, `rank ${index} failed`)
+        if (failures.push(error) === 1) abortGroup(token, `rank ${index} failed`)
         throw error
+      } finally {
+        pending.delete(index)
       }
     }),
   )
+  clearInterval(timer)
   context.signal.removeEventListener('abort', abort)
   if (failures.length > 0) throw failures.find((error) => !isConsequence(error)) ?? failures[0]
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value)
+}
+
+const everyRank = <T>(
+  state: SupervisorState,
+  context: ActorContext<SupervisorProtocol>,
+  ask: (ref: ActorRef<RankProtocol>, index: number) => Promise<T>,
+): Promise<T[]> => askRanks(state, context, [...state.ranks.keys()], ask)
+
+/** Asks the data loader, whose worker is ended where it does not answer in time. */
+async function askLoader<T>(
+  { args, loader }: SupervisorState,
+  ask: (ref: ActorRef<DataLoaderProtocol>, options: AskOptions) => Promise<T>,
+): Promise<T> {
+  const { stallSeconds } = args
+  try {
+    return await ask(loader!, { deadline: stallSeconds * 1000 })
+  } catch (error) {
+    if (error instanceof ActorError && error.code === 'ASK_TIMEOUT')
+      loader!.abandon(`it gave no batch for ${stallSeconds} s`).catch(() => {})
+    throw error
+  }
 }
 
 async function fill(state: SupervisorState, sample: number, busy: number | null): Promise<number> {
@@ -53,7 +98,7 @@ async function fill(state: SupervisorState, sample: number, busy: number | null)
   if (held !== undefined) return held
   const { slots, slot } = takeSlot(state.slots, sample, busy)
   state.slots = slots
-  await state.loader!.ask({ type: 'fill', slot, sample }, patient)
+  await askLoader(state, (ref, options) => ref.ask({ type: 'fill', slot, sample }, options))
   return slot
 }
 
@@ -67,19 +112,23 @@ const orderOf = (order: TrainOrder, slot: number): StepOrder => ({
 
 /** Fills a rank's mailbox while it is busy, then asks like a sender that cannot wait. */
 async function flood(ref: ActorRef<RankProtocol>): Promise<void> {
-  while (ref.tell({ type: 'optimizer' }));
-  await ref.ask({ type: 'optimizer' }, { deadline: 500 })
+  for (let refused = 0; refused < 3; refused = ref.tell({ type: 'held' }) ? 0 : refused + 1) {
+    if (refused > 0) await sleep(5)
+  }
+  await ref.ask({ type: 'held' }, { deadline: 500 })
 }
 
 const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> = {
   async init(context, args) {
     const { token } = args.ranks
+    const graceMs = args.stallSeconds * 1000
+    if (context.restarts > 0) await renewGroup(token, graceMs)
     const ranks = await Promise.all(
       Array.from({ length: token.ranks }, (_, index) =>
         context.spawn(
           rank,
           { ...args.ranks, rank: index },
-          { name: `rank-${index}`, worker: index, strategy: 'one-for-group', group: 'ranks', maxRestarts: 0 },
+          { name: `rank-${index}`, worker: index, strategy: 'one-for-group', group: 'ranks', maxRestarts: 0, graceMs },
         ),
       ),
     )
@@ -98,9 +147,11 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       await everyRank(state, context, (ref) => ref.ask({ type: 'initialize', seed }, patient))
     },
 
-    async refresh(state, _message, context) {
-      await everyRank(state, context, (ref) => ref.ask({ type: 'refresh' }, patient))
+    async refresh(state, { step }, context) {
+      await everyRank(state, context, (ref) => ref.ask({ type: 'refresh', step }, patient))
     },
+
+    held: (state, _message, context) => everyRank(state, context, (ref) => ref.ask({ type: 'held' }, patient)),
 
     async train(state, order, context) {
       const slot = order.slot ?? (await fill(state, order.sample, null))
@@ -134,7 +185,9 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
         await state.ahead
         const { slots, slot } = takeSlot(state.slots, null, null)
         state.slots = slots
-        tokens += await state.loader!.ask({ type: 'fillEvaluation', slot, first, rows }, patient)
+        tokens += await askLoader(state, (ref, options) =>
+          ref.ask({ type: 'fillEvaluation', slot, first, rows }, options),
+        )
         const sums = await everyRank(state, context, (ref) => ref.ask({ type: 'evaluate', slot }, patient))
         for (const sum of sums) loss += sum
       }
@@ -145,18 +198,12 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       await everyRank(state, context, (ref) => ref.ask({ type: 'forward', tokens, logits }, patient))
     },
 
-    async read(state, { rank: index, arena, regions, target }) {
-      const ref = state.ranks[index]!
-      if (arena !== 'optimizer') return ref.ask({ type: 'read', arena, regions, target }, patient)
-      const optimizer = await ref.ask({ type: 'optimizer' })
-      return optimizer.ask({ type: 'read', regions, target }, patient)
+    async read(state, { rank: index, arena, regions, target }, context) {
+      await askRanks(state, context, [index], (ref) => ref.ask({ type: 'read', arena, regions, target }, patient))
     },
 
-    async write(state, { rank: index, arena, regions, bytes }) {
-      const ref = state.ranks[index]!
-      if (arena !== 'optimizer') return ref.ask({ type: 'write', arena, regions, bytes }, patient)
-      const optimizer = await ref.ask({ type: 'optimizer' })
-      return optimizer.ask({ type: 'write', regions, bytes }, patient)
+    async write(state, { rank: index, arena, regions, bytes }, context) {
+      await askRanks(state, context, [index], (ref) => ref.ask({ type: 'write', arena, regions, bytes }, patient))
     },
   },
 }

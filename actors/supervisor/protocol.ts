@@ -1,4 +1,4 @@
-// What the supervisor of a run is asked. It owns the ranks (one group: they fall and rise together) and the data loader.
+// What the supervisor of a run is asked. It owns the ranks (one group: they fall together) and the data loader, and falls with them.
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { DataLoaderArgs } from '../data-loader/protocol.js'
 import type { Region } from '../rank/device.js'
@@ -12,6 +12,8 @@ export interface SupervisorArgs {
   readonly loader: DataLoaderArgs | null
   /** Worker of the data loader; rank r lives on worker r. */
   readonly serviceWorker: number
+  /** A rank that makes no progress for so long has failed, and so has a data loader without an answer. */
+  readonly stallSeconds: number
 }
 
 /** One step, before it is dealt out to ranks. */
@@ -37,8 +39,10 @@ export interface TrainReport {
 }
 
 export type SupervisorProtocol = {
-  initialize(message: { readonly seed: number }): void
-  refresh(): void
+  initialize(message: { readonly seed: number | null }): void
+  refresh(message: { readonly step: number }): void
+  /** What each rank holds, as it says. */
+  held(): readonly (number | null)[]
   train(message: TrainOrder): TrainReport
   diagnose(message: TrainOrder): readonly Diagnosis[]
   evaluate(): { readonly loss: number; readonly tokens: number }

@@ -2,9 +2,11 @@
 // Everything that one worker opened is kept in its `Worker` and ended by an environment cleanup hook: port first, then
 // threads.
 #include <napi.h>
+#include <sched.h>
 
 #include <map>
 #include <new>
+#include <optional>
 
 #include "../executor/executor.h"
 #include "../executor/group.h"
@@ -91,15 +93,16 @@ OpenRank& rank_of(const CallbackInfo& info) {
   return found->second;
 }
 
-/// A promise, and the number by which a native thread settles it.
-std::pair<uint64_t, Napi::Value> promise(napi_env env) {
+/// A promise, and the number by which a native thread settles it. None in a worker that is being terminated: it runs
+/// native calls until it comes to its next check, but makes no more promises.
+std::optional<std::pair<uint64_t, Napi::Value>> promise(napi_env env) {
   Worker& worker = worker_of(env);
   napi_deferred deferred;
   napi_value value;
-  napi_create_promise(env, &deferred, &value);
+  if (napi_create_promise(env, &deferred, &value) != napi_ok) return std::nullopt;
   if (worker.pending.empty()) keep_alive(worker.port, env, true);
   worker.pending[++worker.last_pending] = deferred;
-  return {worker.last_pending, Napi::Value(env, value)};
+  return std::pair{worker.last_pending, Napi::Value(env, value)};
 }
 
 void settle(napi_env env, uint64_t id, napi_value value) {
@@ -189,6 +192,29 @@ Value group_memory(const CallbackInfo& info) {
   });
 }
 
+/// () -> bytes that native arenas have mapped in this process
+Value mapped_bytes(const CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(Arena::mapped_in_all()));
+}
+
+/// (group) -> progress of each rank
+Value group_progress(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const std::vector<Progress> progress = group_of(info[0].As<Napi::Number>().Int32Value())->progress();
+    Napi::Float64Array all = Napi::Float64Array::New(info.Env(), progress.size());
+    std::copy(progress.begin(), progress.end(), all.Data());
+    return all;
+  });
+}
+
+/// (group)
+Value renew_group(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    group_of(info[0].As<Napi::Number>().Int32Value())->renew();
+    return info.Env().Undefined();
+  });
+}
+
 /// (group) -> whether closing it would wait for no thread
 Value group_idle(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
@@ -208,14 +234,17 @@ Value close_group(const CallbackInfo& info) {
   });
 }
 
-/// (group, rank, threads) -> handle
+/// (group, rank, threads) -> { handle, kept }
 Value open_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     Worker& worker = worker_of(info.Env());
     const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
     const int rank = info[1].As<Napi::Number>().Int32Value();
     worker.ranks[++worker.last_rank] = {group, group->open(rank, info[2].As<Napi::Number>().Int32Value()), rank, {}};
-    return Napi::Number::New(info.Env(), worker.last_rank);
+    Napi::Object opened = Napi::Object::New(info.Env());
+    opened.Set("handle", worker.last_rank);
+    opened.Set("kept", static_cast<double>(group->take_kept(rank)));
+    return opened;
   });
 }
 
@@ -304,7 +333,9 @@ Value run(const CallbackInfo& info) {
     request.profile = info[4].As<Napi::Boolean>();
     if (open.executor->ended())
       throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
-    const auto [id, value] = promise(info.Env());
+    const auto made = promise(info.Env());
+    if (!made) return info.Env().Undefined();
+    const auto [id, value] = *made;
     request.done = [port = worker_of(info.Env()).port, id = id](RunReport report) {
       settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); });
     };
@@ -313,12 +344,15 @@ Value run(const CallbackInfo& info) {
   });
 }
 
-/// (handle) -> promise, when the runs enqueued so far are done and the rank's threads have ended
+/// (handle, kept) -> promise, when the runs enqueued so far are done and the rank's threads have ended
 Value close_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
     const int handle = info[0].As<Napi::Number>().Int32Value();
-    const auto [id, value] = promise(info.Env());
+    const auto made = promise(info.Env());
+    if (!made) return info.Env().Undefined();
+    const auto [id, value] = *made;
+    open.group->keep(open.rank, info[1].As<Napi::Number>().Int64Value());
     open.executor->finish([port = worker_of(info.Env()).port, id = id, handle] {
       settle_later(port, id, [handle](Napi::Env env) {
         std::map<int, OpenRank>& ranks = worker_of(env).ranks;
@@ -331,6 +365,12 @@ Value close_rank(const CallbackInfo& info) {
     });
     return value;
   });
+}
+
+/// () -> lets another thread of this core run, if one waits for it
+Value yield_core(const CallbackInfo& info) {
+  sched_yield();
+  return info.Env().Undefined();
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
@@ -348,6 +388,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<create_group>("createGroup");
   add.operator()<abort_group>("abortGroup");
   add.operator()<group_memory>("groupMemory");
+  add.operator()<mapped_bytes>("mappedBytes");
+  add.operator()<group_progress>("groupProgress");
+  add.operator()<renew_group>("renewGroup");
   add.operator()<group_idle>("groupIdle");
   add.operator()<close_group>("closeGroup");
   add.operator()<open_rank>("openRank");
@@ -357,6 +400,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<load>("load");
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
+  add.operator()<yield_core>("yieldCore");
   return exports;
 }
 

@@ -1,6 +1,8 @@
 // Barrier, abort and agreement of the ranks of one process.
 #include "communicator.h"
 
+#include <algorithm>
+
 #include "../memory/futex.h"
 
 namespace deeptroupe {
@@ -29,6 +31,14 @@ void Communicator::abort(const std::string& reason) {
     phase_.fetch_or(1, std::memory_order_acq_rel);
   }
   futex_wake_all(phase_);
+}
+
+void Communicator::renew() {
+  std::lock_guard lock(mutex_);
+  reason_.clear();
+  arrived_.store(0, std::memory_order_relaxed);
+  std::fill(sequence_.begin(), sequence_.end(), 0);
+  phase_.store(0, std::memory_order_release);
 }
 
 std::string Communicator::reason() const {

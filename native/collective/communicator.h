@@ -37,8 +37,10 @@ class Communicator {
 
   int ranks() const { return ranks_; }
   bool aborted() const { return (phase_.load(std::memory_order_acquire) & 1) != 0; }
-  /// Breaks the barrier for good; the first reason stays.
+  /// Breaks the barrier until renew(); the first reason stays.
   void abort(const std::string& reason);
+  /// As new. Only while no rank is inside, and none comes in meanwhile.
+  void renew();
   std::string reason() const;
 
   /// Returns when every rank has arrived. Throws Aborted.

@@ -2,8 +2,12 @@
 // plain TypeScript. A rank blocks its worker while it waits; an abort changes the word that it waits on, so it always wakes.
 import type { ReferenceArray } from '../../kernels/reference/kernel.js'
 
-/** Words of the control memory. The board holds two announcements per rank: a rank may be one collective ahead of a slow reader. */
-const word = { arrived: 0, phase: 1, reasonTaken: 2, reasonBytes: 3, board: 4 } as const
+/**
+ * Words of the control memory, then for each rank its progress and its number of collectives, then the board. That holds two
+ * announcements per rank: a rank may be one collective ahead of a slow reader.
+ */
+const word = { arrived: 0, phase: 1, reasonTaken: 2, reasonBytes: 3, ranks: 4 } as const
+const rankWords = 2
 const announcementWords = 4
 const reasonLimit = 4096
 
@@ -20,11 +24,10 @@ export interface Announcement {
 export class ReferenceCommunicator {
   readonly #words: Int32Array
   readonly #reason: Uint8Array
-  #sequence = 0
 
   /** Bytes of control memory for so many ranks. */
   static bytes(ranks: number): number {
-    return 4 * (word.board + 2 * ranks * announcementWords) + reasonLimit
+    return 4 * (word.ranks + ranks * (rankWords + 2 * announcementWords)) + reasonLimit
   }
 
   constructor(
@@ -54,6 +57,23 @@ export class ReferenceCommunicator {
     Atomics.notify(this.#words, word.phase)
   }
 
+  /** As new, while no rank is inside. */
+  renew(): void {
+    this.#words.fill(0)
+  }
+
+  /** Instructions that a rank has done, modulo 2^31, and whether it is inside a collective. */
+  progress(rank: number): { instructions: number; meeting: boolean } {
+    const at = Atomics.load(this.#words, word.ranks + rank * rankWords)
+    return { instructions: at >>> 1, meeting: (at & 1) === 1 }
+  }
+
+  /** A rank has done an instruction. */
+  advance(rank: number): void {
+    const at = word.ranks + rank * rankWords
+    Atomics.store(this.#words, at, (Atomics.load(this.#words, at) | 1) + 1)
+  }
+
   /** Returns when every rank has arrived. Throws {@link Aborted}. */
   barrier(): void {
     const before = Atomics.load(this.#words, word.phase)
@@ -70,7 +90,10 @@ export class ReferenceCommunicator {
 
   /** A barrier after which all ranks are known to be in the same collective; otherwise aborts, naming who does what. */
   agree(rank: number, mine: Announcement, nameOf: (opcode: number) => string): void {
-    const board = word.board + (this.#sequence++ % 2) * this.ranks * announcementWords
+    const own = word.ranks + rank * rankWords
+    Atomics.or(this.#words, own, 1)
+    const half = Atomics.add(this.#words, own + 1, 1) & 1
+    const board = word.ranks + this.ranks * (rankWords + half * announcementWords)
     const low = mine.elements % 2 ** 31
     const fields = [mine.opcode, low, (mine.elements - low) / 2 ** 31, mine.root]
     fields.forEach((value, i) => {

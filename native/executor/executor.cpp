@@ -107,6 +107,7 @@ RunReport Executor::run(const RunRequest& request) {
       if (instructions.empty()) break;
       if (request.profile) report.seconds.push_back(now());
       execute(instructions[i], request, scalars);
+      progress_.store((progress_.load(std::memory_order_relaxed) | 1) + 1, std::memory_order_relaxed);
       if (request.profile) report.seconds.push_back(now());
     } catch (const Aborted&) {
       report.status = RunStatus::aborted;
@@ -129,6 +130,7 @@ RunReport Executor::run(const RunRequest& request) {
 
 void Executor::execute(const ProgramInstruction& instruction, const RunRequest& request, std::vector<double>& scalars) {
   if (!instruction.kernel) {
+    progress_.fetch_or(1, std::memory_order_relaxed);
     run_collective(collective_call(instruction), {rank_, group_.communicator, group_.memory, pool_});
     return;
   }

@@ -51,6 +51,7 @@ class Executor {
   /// Waits until the thread has ended; ends it first where nobody has. From any thread, any number of times.
   void join();
   bool ended() const { return ended_.load(std::memory_order_acquire); }
+  Progress progress() const { return progress_.load(std::memory_order_relaxed); }
 
  private:
   void loop();
@@ -66,6 +67,8 @@ class Executor {
   bool finishing_ = false;
   std::vector<std::function<void()>> when_ended_;
   std::atomic<bool> ended_{false};
+  /// Written by the coordinator thread.
+  std::atomic<Progress> progress_{0};
   std::mutex join_mutex_;
   std::thread thread_;
 };

@@ -2,6 +2,7 @@
 #include "group.h"
 
 #include <map>
+#include <utility>
 
 #include "executor.h"
 
@@ -30,6 +31,40 @@ std::shared_ptr<Executor> Group::open(int rank, int threads) {
   if (executors_[rank])
     throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
   return executors_[rank] = std::make_shared<Executor>(*this, rank, threads);
+}
+
+void Group::keep(int rank, int64_t what) {
+  std::lock_guard lock(mutex_);
+  kept_.at(rank) = what;
+}
+
+int64_t Group::take_kept(int rank) {
+  std::lock_guard lock(mutex_);
+  return std::exchange(kept_.at(rank), nothing_kept);
+}
+
+void Group::renew() {
+  std::lock_guard lock(mutex_);
+  if (closed_) throw UsageError("renew: group, expected an open one, got a closed one");
+  for (size_t rank = 0; rank < executors_.size(); ++rank)
+    if (executors_[rank] && !executors_[rank]->ended())
+      throw UsageError("renew: rank " + std::to_string(rank) + ", expected a closed one, got an open one");
+  std::unique_lock memory_lock(memory_mutex);
+  for (size_t rank = 0; rank < executors_.size(); ++rank) {
+    if (executors_[rank]) executors_[rank]->join();
+    executors_[rank].reset();
+    if (kept_[rank] != nothing_kept) continue;
+    for (uint32_t arena = 0; arena < abi::arena_count; ++arena)
+      if (arena != static_cast<uint32_t>(abi::Arena::io)) memory[rank][arena].release();
+  }
+  communicator.renew();
+}
+
+std::vector<Progress> Group::progress() {
+  std::lock_guard lock(mutex_);
+  std::vector<Progress> all;
+  for (const auto& executor : executors_) all.push_back(executor ? executor->progress() : 0);
+  return all;
 }
 
 bool Group::idle() {

@@ -18,6 +18,12 @@ namespace deeptroupe {
 
 class Executor;
 
+/// What a rank's memory holds when nothing is known of it.
+constexpr int64_t nothing_kept = -1;
+
+/// How far a rank is: `2 * instructions done`, plus 1 inside a collective, where it may wait for others.
+using Progress = uint64_t;
+
 /// The caller asked for what cannot be: a bad argument, a second allocation, something closed.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -28,7 +34,12 @@ using ArenaBytes = std::array<size_t, abi::arena_count>;
 class Group {
  public:
   Group(int ranks, const ArenaBytes& bytes, const KernelTable& kernels)
-      : bytes(bytes), kernels(kernels), communicator(ranks), memory(ranks), executors_(ranks) {}
+      : bytes(bytes),
+        kernels(kernels),
+        communicator(ranks),
+        memory(ranks),
+        executors_(ranks),
+        kept_(ranks, nothing_kept) {}
   ~Group() { close(); }
 
   const ArenaBytes bytes;
@@ -40,6 +51,15 @@ class Group {
 
   /// Makes the executor of a rank. Throws UsageError if there is one already.
   std::shared_ptr<Executor> open(int rank, int threads);
+  /// Says what the memory of a rank that closes holds; the next to open the rank takes it over.
+  void keep(int rank, int64_t what);
+  /// What the last one to have the rank kept, told once.
+  int64_t take_kept(int rank);
+  /// After the end of all executors: a new communicator, and ranks that can be opened again. Memory that nobody kept is
+  /// given back. Throws UsageError while an executor's thread runs.
+  void renew();
+  /// Of every rank since it was opened; 0 where nobody has it.
+  std::vector<Progress> progress();
   /// True where no executor's thread runs any more.
   bool idle();
   /// Aborts if a rank is still open, joins every thread and gives all memory back.
@@ -48,6 +68,7 @@ class Group {
  private:
   std::mutex mutex_;
   std::vector<std::shared_ptr<Executor>> executors_;
+  std::vector<int64_t> kept_;
   bool closed_ = false;
 };
 

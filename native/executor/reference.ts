@@ -22,6 +22,7 @@ import {
   type RankBuffers,
   type RankDevice,
   type RankOptions,
+  type RankProgress,
   RunError,
   type RunOptions,
   type RunReport,
@@ -33,10 +34,16 @@ const isOpen = 1
 const arenaState = { free: 0, live: 1, released: 2 } as const
 /** Bytes of state per rank, behind the communicator's words: one per arena, then whether the rank was opened. */
 const stateBytes = arenaNames.length + 1
+/** After the states, what each rank's memory holds plus 1, as float64; 0: nothing is known. */
+const keptOffset = (ranks: number): number =>
+  Math.ceil((ReferenceCommunicator.bytes(ranks) + ranks * stateBytes) / 8) * 8
 
 function statesOf(token: GroupToken, rank: number): Uint8Array {
   return new Uint8Array(token.control!, ReferenceCommunicator.bytes(token.ranks) + rank * stateBytes, stateBytes)
 }
+
+const keptOf = (token: GroupToken): Float64Array =>
+  new Float64Array(token.control!, keptOffset(token.ranks), token.ranks)
 
 let lastGroup = 0
 
@@ -45,7 +52,7 @@ export function createReferenceGroup({ ranks, arenas }: GroupOptions): DeviceGro
     const buffers = arenaNames.map((name) => [name, sharedMemory(name, arenas[name])])
     return Object.fromEntries(buffers) as RankBuffers
   })
-  const control = new SharedArrayBuffer(ReferenceCommunicator.bytes(ranks) + ranks * stateBytes)
+  const control = new SharedArrayBuffer(keptOffset(ranks) + 8 * ranks)
   const token: GroupToken = { device: 'reference', ranks, id: ++lastGroup, arenas, memory, control }
   const states = memory.map((_, rank) => statesOf(token, rank))
   for (const row of states) row[arenaNames.indexOf('io')] = arenaState.live
@@ -75,6 +82,27 @@ export function abortReferenceGroup(token: GroupToken, reason: string): void {
   new ReferenceCommunicator(token.control!, token.ranks).abort(reason)
 }
 
+/** A worker that ended computes no more, so that there is nothing to wait for. */
+export async function renewReferenceGroup(token: GroupToken): Promise<void> {
+  const kept = keptOf(token)
+  for (let rank = 0; rank < token.ranks; rank++) {
+    const states = statesOf(token, rank)
+    states[arenaNames.length] = 0
+    if (kept[rank]! > 0) continue
+    for (const [i, name] of arenaNames.entries()) {
+      if (name === 'io' || states[i] !== arenaState.live) continue
+      new Uint8Array(token.memory[rank]![name]!).fill(0)
+      states[i] = arenaState.free
+    }
+  }
+  new ReferenceCommunicator(token.control!, token.ranks).renew()
+}
+
+export function referenceProgress(token: GroupToken): RankProgress[] {
+  const communicator = new ReferenceCommunicator(token.control!, token.ranks)
+  return Array.from({ length: token.ranks }, (_, rank) => communicator.progress(rank))
+}
+
 export function openReferenceRank(token: GroupToken, { rank }: RankOptions): RankDevice {
   if (Atomics.exchange(statesOf(token, rank), arenaNames.length, isOpen) === isOpen) {
     throw usage(`rank: number ${rank}, expected one that is not open, got one opened before`)
@@ -100,6 +128,7 @@ interface LoadedProgram {
 
 class ReferenceRank implements RankDevice {
   readonly io: SharedArrayBuffer
+  readonly kept: number | null
   readonly #token: GroupToken
   readonly #communicator: ReferenceCommunicator
   readonly #states: Uint8Array
@@ -115,6 +144,9 @@ class ReferenceRank implements RankDevice {
     this.#communicator = new ReferenceCommunicator(token.control!, token.ranks)
     this.#states = statesOf(token, rank)
     this.io = token.memory[rank]!.io
+    const kept = keptOf(token)
+    this.kept = kept[rank]! > 0 ? kept[rank]! - 1 : null
+    kept[rank] = 0
   }
 
   allocate(arena: ArenaName): void {
@@ -154,7 +186,8 @@ class ReferenceRank implements RankDevice {
     return report
   }
 
-  async close(): Promise<void> {
+  async close(kept: number | null = null): Promise<void> {
+    if (!this.#closed) keptOf(this.#token)[this.rank] = kept === null ? 0 : kept + 1
     this.#closed = true
     await this.#queue
   }
@@ -249,6 +282,7 @@ class ReferenceRank implements RankDevice {
     for (const [i, step] of steps.entries()) {
       const start = now()
       this.#execute(step, scalars, i)
+      this.#communicator.advance(this.rank)
       if (profile) seconds.push(start, now())
       if (check && nonFinite === undefined && !step.outputs.every(isFiniteTensor)) nonFinite = i
     }

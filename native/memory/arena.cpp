@@ -38,6 +38,7 @@ void Arena::reserve(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   mapped_ = round_up(bytes ? bytes : 1, small_page);
   publish(large ? map_aligned(mapped_) : map(mapped_), bytes);
+  in_all_ += mapped_;
 }
 
 void Arena::adopt(void* memory, size_t bytes) {
@@ -47,7 +48,10 @@ void Arena::adopt(void* memory, size_t bytes) {
 
 void Arena::release() {
   std::byte* memory = base_.exchange(nullptr);
-  if (memory && mapped_) munmap(memory, mapped_);
+  if (memory && mapped_) {
+    munmap(memory, mapped_);
+    in_all_ -= mapped_;
+  }
   live_ = 0;
 }
 

@@ -30,6 +30,9 @@ class Arena {
   size_t live() const { return live_.load(std::memory_order_relaxed); }
   size_t peak() const { return peak_.load(std::memory_order_relaxed); }
 
+  /// Bytes that all arenas of the process have mapped now.
+  static size_t mapped_in_all() { return in_all_.load(std::memory_order_relaxed); }
+
  private:
   void publish(void* memory, size_t bytes);
 
@@ -38,6 +41,7 @@ class Arena {
   std::atomic<size_t> peak_{0};
   /// Length of our own mapping; zero where the memory is lent.
   size_t mapped_ = 0;
+  static inline std::atomic<size_t> in_all_{0};
 };
 
 using RankMemory = std::array<Arena, abi::arena_count>;

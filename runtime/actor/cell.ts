@@ -21,7 +21,7 @@ export interface CellHost extends ContextHost {
   readonly clock: Clock
   readonly streams: Streams
   readonly tracing: Tracing | null
-  /** The time to within one turn of the event loop. */
+  /** Whole milliseconds, to within one turn of the event loop. */
   readonly now: number
   load(definition: LifeSpec['definition']): ErasedBehaviour | Promise<ErasedBehaviour>
   /** Called between two handlers; false: the turn is to end. */

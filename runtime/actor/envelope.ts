@@ -79,6 +79,8 @@ export type GuardianRequest =
       readonly parent: number | null
     }
   | { readonly op: 'stop'; readonly id: number; readonly force: boolean }
+  /** Replies when its worker has ended. */
+  | { readonly op: 'abandon'; readonly id: number; readonly why: string }
   /** Replies when the actor is up; fails when it is gone. */
   | { readonly op: 'await-up'; readonly id: number; readonly path: string }
   /** Replies with the cause when it is gone. */

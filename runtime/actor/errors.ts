@@ -35,7 +35,7 @@ export class ActorError extends Error {
 
 /**
  * How a life ended. `exception`: a handler, `init` or `onTerminated` threw. `exit`: its worker ended. `out-of-memory`: its worker's heap
- * was full. `stalled`: its worker was ended because it did not answer a forced stop. `stopped`: stop was asked for. `killed`: a forced
+ * was full. `stalled`: its worker was ended because it did not answer a forced stop, or was abandoned. `stopped`: stop was asked for. `killed`: a forced
  * stop, or a stop past its grace time. `parent`: its parent's life ended. `sibling`: it fell with its group or siblings.
  * `escalated`: a child ran out of restarts.
  */

@@ -21,7 +21,8 @@ interface HostState {
   /** Settles when it runs, null: it does; rejects where it will not. */
   ready: Promise<void> | null
   restarts: number
-  stalled: boolean
+  /** Why it is taken for hung, where it is being ended for that. */
+  stalled: string | null
 }
 
 export interface GuardianOptions {
@@ -60,7 +61,7 @@ export class Guardian implements Lives {
     this.hosts = Array.from({ length: options.spawner.workers + 1 }, () => ({
       ready: null,
       restarts: 0,
-      stalled: false,
+      stalled: null,
     }))
   }
 
@@ -96,8 +97,8 @@ export class Guardian implements Lives {
   /** A worker ended: so did every life on it. Its host comes back with no actors, and their supervisors decide. */
   hostDown(host: number, reason: Cause): void {
     const state = this.hosts[host]!
-    const cause: Cause = state.stalled ? { ...reason, kind: 'stalled' } : reason
-    state.stalled = false
+    const cause: Cause = state.stalled === null ? reason : { kind: 'stalled', message: state.stalled }
+    state.stalled = null
     state.restarts++
     const lost = [...this.tree.all()].filter((entry) => entry.address.host === host && entry.life)
     for (const entry of lost) {
@@ -173,6 +174,7 @@ export class Guardian implements Lives {
       const kind = request.force ? 'killed' : 'stopped'
       return entry && this.remove(entry, { kind, message: `it was ${kind}` }, request.force)
     }
+    if (request.op === 'abandon') return entry && this.abandon(entry, request.why)
     const known = this.obituaries.get(request.id)
     if (request.op === 'await-gone')
       return entry ? entry.gone : (known ?? { kind: 'stopped', message: 'it stopped earlier' })
@@ -289,13 +291,12 @@ export class Guardian implements Lives {
 
   /** Waits for a life that was told to end: after its grace time it is forced, and where that goes unanswered its worker is ended. */
   private async ended(entry: Entry, life: Life, cause: Cause, force: boolean): Promise<void> {
-    const { clock, send, spawner } = this.options
+    const { clock, send } = this.options
     const { host } = entry.address
     const kill = (): (() => void) =>
-      clock.after(killMs, () => {
-        this.hosts[host]!.stalled = true
-        spawner.kill(host)
-      })
+      clock.after(killMs, () =>
+        this.killHost(host, `worker ${host - 1} did not answer a forced stop of ${entry.path} for ${killMs} ms`),
+      )
     let cancel = force
       ? kill()
       : clock.after(entry.policy.graceMs, () => {
@@ -304,6 +305,24 @@ export class Guardian implements Lives {
         })
     await life.ended()
     cancel()
+  }
+
+  /** Ends the worker of an actor that is taken for hung. */
+  private async abandon(entry: Entry, why: string): Promise<void> {
+    const { host, path } = entry.address
+    if (host === 0) {
+      const message = `abandon: ${path}, expected an actor on a worker, got one on the main thread`
+      throw new ActorError('BAD_OPTION', message, { actor: path })
+    }
+    const { life } = entry
+    if (!life) return
+    this.killHost(host, why)
+    await life.ended()
+  }
+
+  private killHost(host: number, why: string): void {
+    this.hosts[host]!.stalled ??= why
+    this.options.spawner.kill(host)
   }
 
   /** Takes an actor away for good. */

@@ -111,10 +111,10 @@ export class Host implements CellHost, Inbox {
     })
   }
 
-  /** The time to within one turn of the event loop. */
+  /** Whole milliseconds, to within one turn of the event loop. */
   get now(): number {
     if (this.time === null) {
-      this.time = this.clock.now()
+      this.time = Math.trunc(this.clock.now())
       this.clock.later(() => {
         this.time = null
       })
@@ -219,6 +219,10 @@ export class Host implements CellHost, Inbox {
     if (path !== to.path && !path?.startsWith(`${to.path}/`)) return stopping
     stopping.catch(() => {})
     return Promise.resolve()
+  }
+
+  async abandon(to: Address, why: string): Promise<void> {
+    await this.request({ op: 'abandon', id: to.id, why })
   }
 
   async terminated(to: Address): Promise<Cause> {

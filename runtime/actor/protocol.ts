@@ -89,6 +89,11 @@ export interface ActorRef<out P extends ProtocolShape<P> = Protocol> {
   ready(): Promise<void>
   /** Ends the actor and its children, children first. From inside the subtree that ends, it resolves at once. */
   stop(options?: StopOptions): Promise<void>
+  /**
+   * Takes the actor for hung and ends its worker, whatever it does: every life on it ends with the cause `stalled`, of which `why` is
+   * the message, and supervisors decide. Resolves when the worker has ended; rejects with `BAD_OPTION` for an actor on the main thread.
+   */
+  abandon(why: string): Promise<void>
   /** Resolves with the cause when the actor is gone for good; restarts do not count. */
   terminated(): Promise<Cause>
 }

@@ -11,6 +11,7 @@ export interface RefHost {
   ask(to: Address, message: UserMessage, options: AskOptions): Promise<unknown>
   ready(to: Address): Promise<void>
   stop(to: Address, force: boolean): Promise<void>
+  abandon(to: Address, why: string): Promise<void>
   terminated(to: Address): Promise<Cause>
   /** Room in the mailbox; below 0: it is not alive. */
   room(to: Address): number
@@ -55,6 +56,10 @@ export class Ref {
 
   stop(options: StopOptions = {}): Promise<void> {
     return this.host.stop(this.address, options.force ?? false)
+  }
+
+  abandon(why: string): Promise<void> {
+    return this.host.abandon(this.address, why)
   }
 
   terminated(): Promise<Cause> {

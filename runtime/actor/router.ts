@@ -158,6 +158,10 @@ class Router extends Ref {
   }
 
   /** Resolves when all routees are gone, with the first one's cause. */
+  override async abandon(why: string): Promise<void> {
+    await Promise.all(this.address.routees.map((routee) => this.host.abandon(routee, why)))
+  }
+
   override async terminated(): Promise<Cause> {
     const causes = await Promise.all(this.address.routees.map((routee) => this.host.terminated(routee)))
     return causes[0]!

@@ -75,7 +75,7 @@ export function findCheckpoint(path: string): string {
 }
 
 /** SHA-256 of a file, read in pieces. */
-export function hashFile(path: string): string {
+function hashFile(path: string): string {
   const hash = createHash('sha256')
   const descriptor = openSync(path, 'r')
   try {

@@ -56,11 +56,13 @@ export interface NoticeEvent {
   readonly message: string
 }
 
-/** A run that begins again from a checkpoint after a failure. */
+/** A run that goes on after a failure. */
 export interface RestartEvent {
   readonly type: 'restart'
   /** The step it resumes after; 0 from the start. */
   readonly step: number
+  /** Where the state came from. `kept`: no rank lost its own; `peers`: ranks that hold all of it; else steps are replayed. */
+  readonly source: 'kept' | 'peers' | 'checkpoint' | 'start'
   readonly attempt: number
   readonly cause: string
 }

@@ -1,25 +1,24 @@
 // A worker behind comlink, for the benchmark of the actor runtime.
-import { createRequire } from 'node:module'
-import { parentPort, workerData } from 'node:worker_threads'
+import { isMainThread, type MessagePort, parentPort, type Worker, workerData } from 'node:worker_threads'
+import { type Endpoint, expose } from 'comlink'
+import nodeAdapter from 'comlink/dist/umd/node-adapter.js'
 import type { Sample } from './actors-cast.js'
 
-/** What of comlink the benchmark uses. */
-export interface Comlink {
-  expose(object: object, endpoint: unknown): void
-  wrap<T>(endpoint: unknown): T
+/** The endpoint of a thread as comlink wants it. */
+export const endpointOf = nodeAdapter as unknown as (of: Worker | MessagePort) => Endpoint
+
+export interface ComlinkWorker {
+  sample(message: Sample): void
+  echo(): number
 }
 
-const { comlink, adapter } = workerData as { comlink: string; adapter: string }
-const load = createRequire(import.meta.url)
-let sum = 0
-const { expose } = load(comlink) as Comlink
-const adapt = load(adapter) as ((endpoint: unknown) => unknown) & { default?: (endpoint: unknown) => unknown }
-expose(
-  {
-    sample(message: Sample): void {
+if (!isMainThread && (workerData as { peer?: string } | null)?.peer === 'comlink') {
+  let sum = 0
+  const worker: ComlinkWorker = {
+    sample(message) {
       sum += message.a
     },
     echo: () => sum,
-  },
-  (adapt.default ?? adapt)(parentPort),
-)
+  }
+  expose(worker, endpointOf(parentPort!))
+}

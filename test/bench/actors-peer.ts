@@ -1,4 +1,4 @@
-// The other side of the actor runtime's peers: a worker that takes messages by postMessage, comlink or workerpool, or sends them.
+// The other side of the actor runtime's peers: a worker that takes messages by postMessage or piscina, or sends them.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isMainThread, type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import { record, sample } from './actors-cast.js'
@@ -8,7 +8,7 @@ export default function echo(value: unknown): unknown {
   return value
 }
 
-/** Milliseconds of each of `count` calls in microseconds, `pauseMs` apart. */
+/** Microseconds of each of `count` calls, `pauseMs` apart. */
 export async function timeCalls(call: () => Promise<unknown>, count: number, pauseMs: number): Promise<number[]> {
   const micros: number[] = []
   for (let n = 0; n < count; n++) {
@@ -27,6 +27,8 @@ export type PeerOrder =
 
 /** Messages that may be on their way, so that the sender's memory stays bounded. */
 const window = 4096
+/** The receiver tells after so many; what is sent is a multiple of it. */
+export const acknowledged = window / 2
 
 function take(port: MessagePort): void {
   let seen = 0
@@ -37,7 +39,7 @@ function take(port: MessagePort): void {
       return
     }
     sum += message.a ?? message.loss ?? 0
-    if (++seen % (window / 2) === 0) port.postMessage(sum)
+    if (++seen % acknowledged === 0) port.postMessage(sum)
   })
 }
 
@@ -46,7 +48,7 @@ async function send(port: MessagePort, what: 'sample' | 'record', count: number)
   let credit = window
   let wake: (() => void) | null = null
   port.on('message', () => {
-    credit += window / 2
+    credit += acknowledged
     wake?.()
   })
   for (let n = 0; n < count; n++) {
@@ -79,11 +81,14 @@ async function ask(port: MessagePort, count: number, pauseMs: number): Promise<n
   return micros
 }
 
-if (!isMainThread && (workerData as { peer?: string } | null)?.peer === 'postMessage') {
+const role = isMainThread ? undefined : (workerData as { peer?: string; port?: MessagePort } | null)
+if (role?.peer === 'postMessage') {
   parentPort!.on('message', (order: PeerOrder) => {
     if (order.do === 'take') take(order.port)
     else if (order.do === 'send') {
       void send(order.port, order.what, order.count).then(() => parentPort!.postMessage({ done: true }))
     } else void ask(order.port, order.count, order.pauseMs).then((micros) => parentPort!.postMessage({ micros }))
   })
+} else if (role?.peer === 'bounce') {
+  role.port!.on('message', (buffer: ArrayBuffer) => role.port!.postMessage(buffer, [buffer]))
 }

@@ -5,6 +5,7 @@ import { availableParallelism, cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
 import { machine } from '../../native/index.js'
+import { actorRows } from './actors.js'
 import { adamRows, attentionRows } from './kernels.js'
 import { buildProductPeers, findPyTorch, type PyTorch } from './peers.js'
 import { productRows } from './products.js'
@@ -18,6 +19,7 @@ interface Setting {
 }
 
 const benches: Readonly<Record<string, (setting: Setting) => AsyncGenerator<Row>>> = {
+  actors: () => actorRows(),
   char: ({ torch, folder }) => trainingRows('char', torch, folder),
   gpt2: ({ torch, folder }) => trainingRows('gpt2', torch, folder),
   mini: ({ torch, folder }) => trainingRows('mini', torch, folder),

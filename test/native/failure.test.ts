@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
-import { abortGroup, addon, createGroup, openRank, RunError } from '../../native/index.js'
+import { abortGroup, addon, createGroup, groupProgress, openRank, RunError, renewGroup } from '../../native/index.js'
 import { devices, noise, ProgramWriter, startRank } from './support.js'
 
 const none = new Float64Array(0)
@@ -70,6 +70,50 @@ for (const device of devices) {
     t.regex(errors[0] ? errors[0].message : '', /^rank 1: /)
   })
 
+  test(`${device}: a renewed group meets anew, with the memory of ranks that kept theirs`, async (t) => {
+    const writer = new ProgramWriter(2)
+    const [x, y] = [writer.tensor([3]), writer.tensor([3])]
+    writer.add('all_reduce', [x], [y], { ranks: 2 })
+    const group = createGroup({ device, ranks: 2, arenas: writer.arenas })
+    const { token } = group
+    const round = (rank: number, value: number | null, kept?: number) =>
+      startRank({
+        ...{ token, rank, threads: 1, program: writer.encode(), options: {}, times: 1, reads: [writer.tensors[y]!] },
+        writes: value === null ? [] : [{ ...writer.tensors[x]!, data: new Float32Array(3).fill(value) }],
+        ...(kept !== undefined && { kept }),
+      })
+    const sums = async (...ranks: ReturnType<typeof round>[]) =>
+      (await Promise.all(ranks.map(({ outcome }) => outcome))).map((outcome) =>
+        'error' in outcome ? outcome.error : { kept: outcome.kept, sum: [...outcome.values[0]!] },
+      )
+
+    const alone = round(0, 2, 7)
+    await alone.running
+    while (!groupProgress(token)[0]!.meeting) await new Promise((resolve) => setTimeout(resolve, 1))
+    if (device === 'cpu') await t.throwsAsync(renewGroup(token, 20), { code: 'DEVICE_USAGE', message: /rank 0.*open/ })
+    group.abort('nobody comes')
+    t.like((await sums(alone))[0], { code: 'aborted', message: 'nobody comes' })
+    await renewGroup(token, 1000)
+
+    t.deepEqual(await sums(round(0, null, 0), round(1, 5)), [
+      { kept: 7, sum: [7, 7, 7] },
+      { kept: null, sum: [7, 7, 7] },
+    ])
+    t.deepEqual(groupProgress(token), Array(2).fill({ instructions: 1, meeting: false }))
+    await renewGroup(token, 1000)
+    t.deepEqual(groupProgress(token), Array(2).fill({ instructions: 0, meeting: false }))
+    t.is(group.memory(0).activations.live, writer.arenas.activations)
+    t.is(group.memory(1).activations.live, 0)
+
+    t.deepEqual(await sums(round(0, null), round(1, null)), [
+      { kept: 0, sum: [2, 2, 2] },
+      { kept: null, sum: [2, 2, 2] },
+    ])
+    await renewGroup(token, 1000)
+    t.is(group.memory(0).activations.live, 0)
+    await group.close()
+  })
+
   test(`${device}: closing a group ends ranks that are still open`, async (t) => {
     const writer = busyProgram(2, 1)
     const group = createGroup({ device, ranks: 2, arenas: writer.arenas })
@@ -109,11 +153,19 @@ if (addon().addon) {
     for (let i = 0; i < moments.length; i += 4) await Promise.all([...moments.subarray(i, i + 4)].map(once))
   })
 
-  const leaving = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
-    spawnSync(process.execPath, [fileURLToPath(new URL('./leaving.js', import.meta.url)), ...args], {
+  const child = (name: string, ...args: string[]): { status: number | null; stdout: string; stderr: string } =>
+    spawnSync(process.execPath, [fileURLToPath(new URL(name, import.meta.url)), ...args], {
       encoding: 'utf8',
-      timeout: 30_000,
+      timeout: 60_000,
     })
+  const leaving = (...args: string[]) => child('./leaving.js', ...args)
+
+  test('cpu: workers terminated in the middle of calls make no promise out of nothing', (t) => {
+    const { status, stdout, stderr } = child('./terminated.js')
+    t.is(stderr, '')
+    t.is(stdout, 'survived\n')
+    t.is(status, 0)
+  })
 
   test('cpu: a process that leaves in the middle of runs ends at once and cleanly', (t) => {
     const { status, stderr } = leaving('exit')

@@ -7,7 +7,8 @@ import type { RankJob } from './support.js'
 
 const job = workerData as RankJob
 const device = openRank(job.token, { rank: job.rank, threads: job.threads })
-for (const arena of arenaNames) if (arena !== 'io') device.allocate(arena)
+const { kept } = device
+if (kept === null) for (const arena of arenaNames) if (arena !== 'io') device.allocate(arena)
 for (const { arena, byteOffset, data } of job.writes) device.write(arena, byteOffset, data)
 const program = device.load(job.program)
 try {
@@ -22,10 +23,10 @@ try {
     device.read(arena, byteOffset, target)
     return target
   })
-  await device.close()
-  parentPort!.postMessage({ report, values })
+  await device.close(job.kept)
+  parentPort!.postMessage({ report, values, kept })
 } catch (error) {
   if (!(error instanceof RunError)) throw error
-  await device.close()
+  await device.close(job.kept)
   parentPort!.postMessage({ error: { code: error.code, message: error.message, instruction: error.instruction } })
 }

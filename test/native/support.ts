@@ -78,10 +78,17 @@ export interface RankJob {
   readonly options: RunOptions
   /** Runs of the program, one after another, until one is rejected. */
   readonly times: number
+  /** What to close the rank with. */
+  readonly kept?: number
 }
 
 export type RankOutcome =
-  | { readonly report: RunReport; readonly values: readonly (Float32Array | Float64Array)[] }
+  | {
+      readonly report: RunReport
+      readonly values: readonly (Float32Array | Float64Array)[]
+      /** What the rank found in its memory. */
+      readonly kept: number | null
+    }
   | { readonly error: { readonly code: string; readonly message: string; readonly instruction: number } }
 
 /** Starts a rank in a worker; the worker says `running` when its first run is enqueued. */

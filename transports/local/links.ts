@@ -2,6 +2,7 @@
 // its pump: they read what arrives in bounded batches between which the event loop turns, spin for a moment when nothing comes, then
 // sleep until a bell rings. The ports also carry the few words by which threads are connected and closed.
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
+import { addon } from '../../native/load.js'
 import type { Address, Envelope, Inbox, Transport, UserMessage } from '../../runtime/actor/envelope.js'
 import type { RefHost } from '../../runtime/actor/ref.js'
 import { Bells } from './bell.js'
@@ -20,21 +21,26 @@ export type PoolWord =
   | { readonly kind: 'close' }
 
 /** What a worker's thread answers. */
-export type ThreadWord = { readonly kind: 'running' } | { readonly kind: 'connected'; readonly host: number }
+export type ThreadWord =
+  | { readonly kind: 'running'; readonly threadId: number }
+  | { readonly kind: 'connected'; readonly host: number }
 
 /** Letters read from one link before the event loop turns. */
 const batch = 256
 /** Letters written before the receiver is told. */
 const unpublishedLetters = 64
-const busyMs = 0.05
-const mostSkips = 8
+const soonMs = 0.05
+const spinMs = 0.02
+const mostSkips = 16
 /** A thread looks this long for the reply to its ask; where it had to wake the other, which may wait for its core, not so long. */
 const replyMs = 0.2
 const wokenReplyMs = 0.05
 /** Replies looked for before the event loop turns, while asks follow each other. */
 const mostQuickLooks = 32
-/** Looks at the rings in one turn that finds nothing. */
+/** Looks at the rings in one turn that finds nothing, where the core is not offered to others between two. */
 const looksPerTurn = 50
+/** The same where it is. */
+const yieldsPerTurn = 4
 
 export interface LinksOptions<Word> {
   readonly index: number
@@ -71,9 +77,9 @@ class Spin {
   /** It was woken after so many milliseconds without work. */
   woken(idleMs: number): void {
     this.ms = 0
-    if (idleMs >= busyMs) return
+    if (idleMs >= soonMs) return
     if (this.skips > 0) this.skips--
-    else this.ms = busyMs
+    else this.ms = spinMs
   }
 
   paid(): void {
@@ -99,6 +105,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   /** It looks for work this long, in milliseconds, before it sleeps. */
   private patience = 0
   private readonly spin = new Spin()
+  private readonly native = addon().addon
   /** Looks for replies since the event loop turned. */
   private quickLooks = 0
   private flushing = false
@@ -272,9 +279,15 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       const now = performance.now()
       if (this.idleSince === 0) this.idleSince = now
       if (now - this.idleSince >= this.patience && this.sleep()) return
-      for (let looks = 0; looks < looksPerTurn && !this.filled(); looks++);
+      this.look()
     }
     setImmediate(this.later)
+  }
+
+  /** Looks for work for a moment; who waits for this core gets it, for the work may be theirs to send. */
+  private look(): void {
+    if (!this.native) for (let looks = 0; looks < looksPerTurn && !this.filled(); looks++);
+    else for (let looks = 0; looks < yieldsPerTurn && !this.filled(); looks++) this.native.yieldCore()
   }
 
   private readonly later = (): void => {
@@ -287,8 +300,11 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     const { inbox } = this
     let worked = false
     inbox.begin()
-    for (const link of this.links) if (this.serve(link)) worked = true
-    inbox.end()
+    try {
+      for (const link of this.links) if (this.serve(link)) worked = true
+    } finally {
+      inbox.end()
+    }
     return worked
   }
 

@@ -29,6 +29,8 @@ interface Thread {
   /** Resolves when the task has ended, however. */
   readonly ended: Promise<void>
   running: boolean
+  /** Resolves when the thread itself is gone, natively too. */
+  exited: Promise<unknown>
   /** Hosts that have not yet taken their port to this one. */
   readonly unconnected: Set<number>
   progress(): void
@@ -69,8 +71,12 @@ export class Pool implements Spawner {
       const thread: Thread = {
         abort,
         running: false,
+        exited: Promise.resolve(),
         unconnected: new Set(),
-        ended: this.run(host, port2, far, abort.signal).then((error) => this.ended(host, thread, error, reject)),
+        ended: this.run(host, port2, far, abort.signal).then(async (error) => {
+          if (error) await briefly(thread.exited)
+          this.ended(host, thread, error, reject)
+        }),
         progress: () => {
           if (thread.running && thread.unconnected.size === 0) resolve()
         },
@@ -88,6 +94,8 @@ export class Pool implements Spawner {
     const thread = this.threads.get(from)
     if (!thread) return
     thread.running = true
+    const worker = this.piscina!.threads.find(({ threadId }) => threadId === word.threadId)
+    if (worker) thread.exited = new Promise((resolve) => worker.once('exit', resolve))
     // Channels only between threads that run: a port that waits in a queue is lost with the thread that was to get its peer.
     for (const [other, { running }] of this.threads) {
       if (other === from || !running) continue
@@ -108,12 +116,7 @@ export class Pool implements Spawner {
     this.closing = true
     for (const host of this.threads.keys()) this.tell(host, { kind: 'close' })
     const ended = Promise.all([...this.threads.values()].map((thread) => thread.ended))
-    let timer: NodeJS.Timeout | undefined
-    const patience = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, closeMs)
-    })
-    await Promise.race([ended, patience])
-    clearTimeout(timer)
+    await briefly(ended)
     await this.piscina?.destroy()
     await ended
     this.options.links.close()
@@ -153,6 +156,16 @@ export class Pool implements Spawner {
     thread?.unconnected.delete(other)
     thread?.progress()
   }
+}
+
+/** Waits for what should come soon, but not for long. */
+async function briefly(event: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const patience = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, closeMs)
+  })
+  await Promise.race([event, patience])
+  clearTimeout(timer)
 }
 
 /** The memory of a new link as each of its ends sees it. */

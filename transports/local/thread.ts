@@ -1,6 +1,6 @@
 // The never-ending task of one worker: a host of the system, which lives until the pool says `close`. Its ports keep the thread's
 // event loop turning, so orders are heard while handlers await.
-import type { MessagePort } from 'node:worker_threads'
+import { type MessagePort, threadId } from 'node:worker_threads'
 import { CreditTable } from '../../runtime/actor/credits.js'
 import { systemClock } from '../../runtime/actor/envelope.js'
 import { Host } from '../../runtime/actor/host.js'
@@ -53,6 +53,6 @@ export function runThread(task: ThreadTask): Promise<void> {
       clock: systemClock,
     })
     links.connect(0, task.port, task.memory)
-    links.say(0, { kind: 'running' })
+    links.say(0, { kind: 'running', threadId })
   })
 }

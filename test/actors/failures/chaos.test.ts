@@ -12,17 +12,18 @@ const trained = (data: string, ...more: readonly string[]): readonly string[] =>
   ...['--data', data, '--ranks', '2', '--steps', String(steps), '--dropout', '0.1', '--json', ...more],
 ]
 
-const failing: readonly [faults: string, cause: RegExp][] = [
+const failing: readonly [faults: string, cause: RegExp, ...more: string[]][] = [
   ['throw:rank=1@step=3', /got rank 1: chaos: throw$/],
   ['throw:rank=0@step=3', /got rank 0: chaos: throw$/],
   ['kill:rank=1@step=3', /got rank 1: .*worker/],
   ['kill:rank=0@step=3,stall:rank=1@step=3:20s', /got rank 0: .*worker/],
   ['flood:rank=1@step=3', /mailbox of \S*rank-1/],
+  ['freeze:rank=1@step=3', /got rank 1: it made no progress for 1\.5 s$/, '--stall-timeout', '1.5'],
 ]
 
-for (const [faults, cause] of failing) {
+for (const [faults, cause, ...more] of failing) {
   test(`${faults} without restarts is one error that names the rank`, async (t) => {
-    const outcome = await run(...trained(workshop(t).data, '--chaos', faults))
+    const outcome = await run(...trained(workshop(t).data, '--chaos', faults, ...more))
     failsWith(t, outcome, /^error: train: step 3, expected every rank to finish, got /, cause)
     t.deepEqual(
       linesOf(outcome).map(({ type }) => type),
@@ -45,11 +46,22 @@ test('restarts: from the start, from checkpoints, past several faults, in every 
   t.is(undisturbed.code, 0, undisturbed.stderr)
   const expected = curve(linesOf(undisturbed))
   t.is(expected.length, steps)
-  const cases: readonly [faults: string, more: readonly string[], resumed: readonly number[]][] = [
-    ['flood:rank=0@step=2,stall:rank=1@step=4:200ms,slow:rank=0:x2', ['--restarts', '3'], [0]],
-    ['kill:rank=1@step=5', ['--restarts', '1'], [0]],
-    ['kill:rank=1@step=6', ['--restarts', '1', '--save', at('a'), '--save-every', '2'], [4]],
-    ['throw:rank=0@step=4,kill:rank=1@step=7', ['--restarts', '2', '--save', at('b'), '--save-every', '3'], [3, 6]],
+  const cases: readonly [
+    faults: string,
+    more: readonly string[],
+    resumed: readonly [step: number, source: string][],
+  ][] = [
+    ['flood:rank=0@step=2,stall:rank=1@step=4:200ms,slow:rank=0:x2', ['--restarts', '3'], [[1, 'kept']]],
+    ['kill:rank=1@step=5', ['--restarts', '1'], [[0, 'start']]],
+    ['kill:rank=1@step=6', ['--restarts', '1', '--save', at('a'), '--save-every', '2'], [[4, 'checkpoint']]],
+    [
+      'throw:rank=0@step=4,kill:rank=1@step=7',
+      ['--restarts', '2', '--save', at('b'), '--save-every', '3'],
+      [
+        [3, 'checkpoint'],
+        [6, 'checkpoint'],
+      ],
+    ],
   ]
   for (const [stage, [faults, more, resumed]] of cases.entries()) {
     const config = at(`stage${stage}.json`)
@@ -60,7 +72,7 @@ test('restarts: from the start, from checkpoints, past several faults, in every 
     const lines = linesOf(outcome)
     t.deepEqual(curve(lines), expected, faults)
     t.deepEqual(
-      restartsOf(lines).map(({ step }) => step),
+      restartsOf(lines).map(({ step, source }) => [step, source]),
       resumed,
     )
     t.true(restartsOf(lines).every(({ cause }) => /rank[ -][01]/.test(String(cause))))
@@ -81,14 +93,22 @@ test('a resumed run recovers from the checkpoint that it was resumed from, not f
   // Another seed: its checkpoints in the folder of the second run must not be taken for that run's own.
   const other = await run(...trained(data, '--seed', '5', '--save', at('second')))
   t.is(other.code, 0, other.stderr)
-  const args = ['--resume', at('first', 'global_step3'), '--save', at('second'), '--restarts', '1', '--chaos']
-  const outcome = await run(...trained(data, ...args, 'kill:rank=0@step=6'))
+  // Slices, of which no peer has a copy.
+  const config = at('stage2.json')
+  writeFileSync(config, JSON.stringify({ train_micro_batch_size_per_gpu: 8, zero_optimization: { stage: 2 } }))
+  const args = ['--resume', at('first', 'global_step3'), '--save', at('second'), '--config', config, '--restarts', '1']
+  const outcome = await run(...trained(data, ...args, '--chaos', 'kill:rank=0@step=6'))
   t.is(outcome.code, 0, outcome.stderr)
   t.deepEqual(
     restartsOf(linesOf(outcome)).map(({ step }) => step),
     [3],
   )
   t.deepEqual(curve(linesOf(outcome)), curve(linesOf(first)).slice(3))
+})
+
+test('--stall-timeout that is no number of seconds is one error', async (t) => {
+  const outcome = await run(...trained(workshop(t).data, '--stall-timeout', '0'))
+  failsWith(t, outcome, /--stall-timeout, expected a number from 0\.1 to 86400, got 0$/)
 })
 
 const malformed: readonly [string, RegExp][] = [

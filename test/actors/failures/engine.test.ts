@@ -2,11 +2,11 @@
 import { readdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
-import { type Engine, initialize } from '../../../actors/engine/engine.js'
+import { initialize } from '../../../actors/engine/engine.js'
 import { EngineError } from '../../../actors/engine/errors.js'
 import type { InitializeOptions } from '../../../actors/engine/prepare.js'
 import { curveOf, sourceFor, tinyModel, trainConfig, withFolder } from '../../support/training.js'
-import { assassin } from './assassin.js'
+import { killWorker } from './assassin.js'
 
 const ranks = 2
 
@@ -15,18 +15,6 @@ function options(more: Partial<InitializeOptions> = {}): InitializeOptions {
   const data = sourceFor(model)
   const config = trainConfig({ train: 8, micro: 2 }, { zero_optimization: { stage: 2 } })
   return { model, data, evalData: data, ranks, threads: 1, config, ...more }
-}
-
-/** Ends a worker; resolves when the system has seen it. */
-async function killWorker(engine: Engine, worker: number): Promise<void> {
-  const seen = new Promise<void>((resolve) => {
-    engine.system.events$.subscribe((event) => {
-      if (event.type === 'worker-exit' && event.worker === worker) resolve()
-    })
-  })
-  const killer = await engine.system.spawn(assassin, undefined, { worker, maxRestarts: 0 })
-  killer.tell({ type: 'strike' })
-  await seen
 }
 
 const undisturbed = async (steps: number) => {

@@ -580,6 +580,22 @@ test('A worker that does not answer a forced stop for 2 s is ended: its actors h
   t.is(await beside.ask({ type: 'get' }), 3)
 })
 
+test('An abandoned actor is ended with its worker as stalled, and its supervisor decides', async (t) => {
+  const { system, of } = await start(t, 1)
+  const stuck = await system.spawn(counter, { start: 4 }, { name: 'stuck', worker: 0 })
+  const main = await system.spawn(counter, { start: 0 }, { name: 'main', worker: 'main' })
+  system.freeze(0)
+  const waiting = t.throwsAsync(stuck.ask({ type: 'get' }), { code: 'DEAD_ACTOR', message: /no word for an hour/ })
+  const abandoning = stuck.abandon('no word for an hour')
+  await system.advance(0)
+  await abandoning
+  await waiting
+  t.like(of('worker-exit')[0], { worker: 0, cause: { kind: 'stalled', message: 'no word for an hour' } })
+  await system.advance(100)
+  t.is(await stuck.ask({ type: 'get' }), 4)
+  await t.throwsAsync(main.abandon('it hangs'), { code: 'BAD_OPTION', message: /main, expected an actor on a worker/ })
+})
+
 test('Restarts wait longer each time, up to the bound', async (t) => {
   const { system } = await start(t)
   const log: string[] = []

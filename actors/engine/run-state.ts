@@ -1,0 +1,157 @@
+// Where a run stands, and how its ranks get to a state: from the start, from a checkpoint, from peers; and how a state becomes a
+// checkpoint. The ranks' memory and these numbers change together, or the operation rejects and the run must recover.
+import { readFileSync } from 'node:fs'
+import type { ActorRef } from '../../runtime/actor/protocol.js'
+import type { Progress } from '../../runtime/checkpoint/manifest.js'
+import type { RestartEvent, TrainEvent } from '../../runtime/observe/index.js'
+import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
+import type { SupervisorProtocol } from '../supervisor/protocol.js'
+import type { Prepared } from './prepare.js'
+import {
+  type ArenaAccess,
+  copyState,
+  manifestOf,
+  openCheckpoint,
+  replicated,
+  restore,
+  restoreCheckpoint,
+  Staging,
+  snapshot,
+} from './store.js'
+import { parameterKind } from './tensors.js'
+import { patient } from './troupe.js'
+
+const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+/** What the state needs of the run around it. */
+export interface RunParts {
+  readonly prepared: Prepared
+  readonly checkpointer: ActorRef<CheckpointerProtocol>
+  supervisor(): ActorRef<SupervisorProtocol>
+  /** The supervisor's actors are to be raised anew, with another order of samples. */
+  reseed(progress: Progress): Promise<void>
+  emit(event: TrainEvent): void
+}
+
+export class RunState {
+  readonly staging = new Staging()
+  progress: Progress
+  /** The checkpoint that the present state can be reached from; null: the start. */
+  #origin: string | null = null
+  #saving: Promise<string> | null = null
+
+  constructor(private readonly parts: RunParts) {
+    const { seed, options } = parts.prepared
+    this.progress = { step: 0, applied: 0, samples: 0, seed, shuffle: options.shuffle ?? true }
+  }
+
+  /** The state before the first step. */
+  async begin(): Promise<void> {
+    const { prepared } = this.parts
+    const { weights } = prepared.options
+    const { seed, shuffle } = this.progress
+    const supervisor = this.parts.supervisor()
+    await supervisor.ask({ type: 'initialize', seed: weights ? null : seed }, patient)
+    if (weights) {
+      await restore(prepared.compilation, parameterKind, this.#access, this.staging, (name, start, target) =>
+        weights.read(name, start, target),
+      )
+      await supervisor.ask({ type: 'refresh', step: 0 }, patient)
+    }
+    this.#origin = null
+    this.progress = { step: 0, applied: 0, samples: 0, seed, shuffle }
+  }
+
+  /** A step of `samples` samples is done. */
+  advance(samples: number): void {
+    const { step, applied, samples: before, ...order } = this.progress
+    this.progress = { step: step + 1, applied: applied + 1, samples: before + samples, ...order }
+  }
+
+  /**
+   * Makes the ranks whole after a failure, with as few lost steps as may be: where every rank kept its memory, as it is; where the
+   * stage keeps all state on every rank and one still has it, from that peer; else from the newest checkpoint, else from the start.
+   */
+  async regain(): Promise<RestartEvent['source']> {
+    const { compilation } = this.parts.prepared
+    const supervisor = this.parts.supervisor()
+    const held = await supervisor.ask({ type: 'held' }, patient)
+    const { step } = this.progress
+    const lost = [...held.keys()].filter((rank) => held[rank] !== step)
+    if (lost.length === 0) return 'kept'
+    const peer = held.indexOf(step)
+    if (peer >= 0 && replicated(compilation)) {
+      for (const rank of lost) await copyState(compilation, this.#access, this.staging, peer, rank)
+      await supervisor.ask({ type: 'refresh', step }, patient)
+      return 'peers'
+    }
+    if (this.#origin === null) {
+      await this.begin()
+      return 'start'
+    }
+    await this.restore(this.#origin)
+    return 'checkpoint'
+  }
+
+  /** Weights, optimizer, schedule, random numbers and position in the data as in a checkpoint. Rejects with CheckpointError. */
+  async restore(path: string): Promise<void> {
+    const { compilation, options } = this.parts.prepared
+    const training = options.data !== undefined
+    const { progress } = openCheckpoint(path, compilation, training)
+    const { seed, shuffle } = this.progress
+    if (progress.seed !== seed || progress.shuffle !== shuffle) {
+      await this.parts.reseed(progress)
+      const order = `seed ${progress.seed} and shuffling ${progress.shuffle ? 'on' : 'off'}`
+      this.parts.emit({ type: 'notice', message: `resume: ${order}, as in ${path}` })
+    }
+    await restoreCheckpoint(path, compilation, training, this.#access, this.staging)
+    await this.parts.supervisor().ask({ type: 'refresh', step: progress.step }, patient)
+    this.progress = progress
+    this.#origin = path
+  }
+
+  /** Copies all state, then has it written while training goes on. One checkpoint is written at a time. */
+  async checkpoint(folder: string): Promise<void> {
+    await this.settle()
+    const { checkpointer, prepared } = this.parts
+    const { compilation, options } = prepared
+    const { progress } = this
+    const started = performance.now()
+    const files = await snapshot(compilation, options.model, this.#access, this.staging, options.tokenizer)
+    const manifest = manifestOf(compilation, progress, version)
+    const saving = checkpointer
+      .ask({ type: 'save', folder, files, manifest, keep: options.checkpoints?.keep ?? 0 }, patient)
+      .then((path) => {
+        const bytes = files.reduce((sum, file) => sum + file.totalBytes, 0)
+        const seconds = (performance.now() - started) / 1000
+        this.#origin = path
+        this.parts.emit({ type: 'checkpoint', step: progress.step, path, bytes, seconds })
+        return path
+      })
+    saving.catch(() => {})
+    this.#saving = saving
+  }
+
+  /** Waits for the checkpoint under way; resolves with the newest one of this run, null: none. */
+  async settle(): Promise<string | null> {
+    const saving = this.#saving
+    this.#saving = null
+    await saving
+    return this.#origin
+  }
+
+  get #access(): ArenaAccess {
+    const ref = this.parts.supervisor()
+    return {
+      read: (rank, { arena }, spans, target) =>
+        ref.ask({ type: 'read', rank, arena, regions: regionsOf(spans), target }, patient),
+      write: (rank, { arena }, spans, bytes) =>
+        ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
+    }
+  }
+}
+
+const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>
+  spans.map(({ byteOffset, bytes }) => ({ byteOffset, bytes }))
