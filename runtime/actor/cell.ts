@@ -412,8 +412,9 @@ export class Cell implements ContextCell, StreamOwner {
     const known = Object.keys(this.behaviour!.receive).join(', ')
     const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
     const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
+    // Its credit was given back when its turn came.
     if (letter.ask) this.host.refuse(letter.ask, error)
-    else this.host.undeliverable(letter, { kind: 'exception', message, error })
+    else this.host.undeliverable({ ...letter, life: noCredit }, { kind: 'exception', message, error })
   }
 
   /** Handles a tell within the actor's frame. */
