@@ -1,7 +1,7 @@
 // One life of an actor on its host: mailbox, state and the one handler that runs. Handlers run one at a time; notices of ended lives
 // come before user messages; an order to stop acts at once on the mailbox and the signal, even while a handler awaits.
 import { Context, type ContextCell, type ContextHost } from './context.js'
-import { type CreditTable, lifeOf } from './credits.js'
+import { type CreditTable, down, lifeOf } from './credits.js'
 import type { ActorContext, ErasedBehaviour, Place, Terminated } from './definition.js'
 import { type Address, type Clock, type Letter, type LifeSpec, letterOf, type UserMessage } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor, exceptionCause } from './errors.js'
@@ -14,6 +14,7 @@ import { HandlerTimes } from './stats.js'
 import type { StreamOwner, Streams } from './streams.js'
 import { Timers } from './timers.js'
 import type { Tracing } from './tracing.js'
+import { allUnits, bytesLeft, giveBytes } from './weight.js'
 
 /** What a cell needs of its host. */
 export interface CellHost extends ContextHost {
@@ -48,8 +49,15 @@ const maxLife = lifeOf(-1)
 
 type Handler = ErasedBehaviour['receive'][string]
 
-/** Nobody waits for credit, as at most actors. */
-const nobody: { id: number; host: number }[] = []
+/** Who waits for credit: `units` of bytes, or just for a message. */
+interface CreditWaiter {
+  readonly id: number
+  readonly host: number
+  readonly units: number
+}
+
+/** Nobody, as at most actors. */
+const nobody: CreditWaiter[] = []
 
 /** `failed`: waits for the guardian's order to end. */
 type Status = 'starting' | 'running' | 'failed' | 'ending' | 'over'
@@ -68,7 +76,7 @@ export class Cell implements ContextCell, StreamOwner {
   private notices: Queue<Terminated> | null = null
   readonly frame: Frame
   private readonly context: ActorContext
-  private creditWaiters: { id: number; host: number }[] = nobody
+  private creditWaiters: CreditWaiter[] = nobody
   private status: Status = 'starting'
   /** `init`, a handler or the `stop` hook is pending. */
   private busy = true
@@ -105,7 +113,8 @@ export class Cell implements ContextCell, StreamOwner {
     this.incarnation = spec.incarnation
     this.capacity = spec.capacity
     this.logLevel = spec.logLevel
-    this.life = host.credits.open(spec.address.slot, spec.address.id, spec.capacity)
+    const { slot, id, bytes } = spec.address
+    this.life = host.credits.open(slot, id, spec.capacity, bytes && { slot: bytes.slot, units: allUnits(bytes) })
     this.frame = { host, actor: this, chain: [this.address] }
     this.context = new Context(host, this)
   }
@@ -264,9 +273,8 @@ export class Cell implements ContextCell, StreamOwner {
   }
 
   /** Answers when the mailbox has room, or is closed. */
-  awaitCredit(id: number, host: number): void {
-    if (this.creditWaiters === nobody) this.creditWaiters = [{ id, host }]
-    else this.creditWaiters.push({ id, host })
+  awaitCredit(id: number, host: number, units: number): void {
+    this.awaitMore({ id, host, units })
     const { slot, id: actor } = this.address
     if (this.host.credits.left(slot, actor) !== 0) this.wakeCreditWaiters()
   }
@@ -314,7 +322,7 @@ export class Cell implements ContextCell, StreamOwner {
       if (n >= mostTells || this.busy || this.status !== 'running' || !this.host.proceed()) return
       if (this.status !== 'running' || this.waiting > this.letters.size) return
       const next = this.letters.first
-      if (!next || next.ask) return
+      if (!next || next.ask || this.address.bytes) return
       this.letters.shift()
       this.owed += next.life <= maxLife ? 1 : 0
       if (this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
@@ -328,8 +336,8 @@ export class Cell implements ContextCell, StreamOwner {
    */
   handleNow(life: number, from: Address | null, message: UserMessage): boolean {
     if (this.busy || life !== this.life || this.status !== 'running' || this.waiting > 0) return false
-    // What follows may be to take its place.
-    if (this.address.overflow === 'drop-oldest') return false
+    // What follows may be to take its place, or what it weighs is to be given back.
+    if (this.address.overflow === 'drop-oldest' || this.address.bytes) return false
     const handler = this.handlerOf(message.type)
     if (!handler) return false
     if (++this.owed >= mostOwed || this.creditWaiters.length > 0) this.settleCredit()
@@ -412,8 +420,9 @@ export class Cell implements ContextCell, StreamOwner {
     const known = Object.keys(this.behaviour!.receive).join(', ')
     const message = `receive: type of a message to ${this.address.path}, expected one of ${known}, got ${String(type)}`
     const error = new ActorError('UNKNOWN_MESSAGE', message, { actor: this.address.path, type })
+    // Its credit was given back when its turn came.
     if (letter.ask) this.host.refuse(letter.ask, error)
-    else this.host.undeliverable(letter, { kind: 'exception', message, error })
+    else this.host.undeliverable({ ...letter, life: noCredit }, { kind: 'exception', message, error })
   }
 
   /** Handles a tell within the actor's frame. */
@@ -517,7 +526,9 @@ export class Cell implements ContextCell, StreamOwner {
   private close(cause: Cause): void {
     if (this.cause) return
     this.cause = cause
-    this.host.credits.close(this.address.slot, this.capacity)
+    const { slot, bytes } = this.address
+    this.host.credits.close(slot, this.capacity)
+    if (bytes) this.host.credits.close(bytes.slot, 0)
     this.clockwork?.clear()
     this.host.streams.lifeOver(this.address, cause)
     for (const letter of this.aside?.drain() ?? []) this.host.undeliverable(letter, cause)
@@ -560,6 +571,7 @@ export class Cell implements ContextCell, StreamOwner {
 
   private giveBack(letter: Letter): void {
     this.host.credits.give(this.address.slot, letter.life)
+    giveBytes(this.host.credits, letter)
     this.wakeCreditWaiters()
   }
 
@@ -567,7 +579,16 @@ export class Cell implements ContextCell, StreamOwner {
     if (this.creditWaiters.length === 0) return
     const waiters = this.creditWaiters
     this.creditWaiters = nobody
-    for (const { id, host } of waiters) this.host.reply({ id, host }, undefined)
+    const left = bytesLeft(this.host.credits, this.address)
+    for (const { id, host, units } of waiters) {
+      if (left === down || units <= left) this.host.reply({ id, host }, undefined)
+      else this.awaitMore({ id, host, units })
+    }
+  }
+
+  private awaitMore(waiter: CreditWaiter): void {
+    if (this.creditWaiters === nobody) this.creditWaiters = [waiter]
+    else this.creditWaiters.push(waiter)
   }
 }
 

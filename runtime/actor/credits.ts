@@ -86,9 +86,17 @@ export class CreditTable {
     return Atomics.load(this.words, slot * 2) !== (id | 0) || (word & openBit) === 0 ? down : word >>> lifeShift
   }
 
-  /** Begins a life of actor `id` in `slot` with `capacity` credits; returns the life's number. */
-  open(slot: number, id: number, capacity: number): number {
+  /**
+   * Begins a life of actor `id` in `slot` with `capacity` credits; returns the life's number. `bytes` is a second entry of the same
+   * life, which opens before the first.
+   */
+  open(slot: number, id: number, capacity: number, bytes?: { readonly slot: number; readonly units: number }): number {
     const life = ((Atomics.load(this.words, slot * 2 + 1) >>> lifeShift) + 1) & lifeMask
+    if (bytes) this.openAs(life, bytes.slot, id, bytes.units)
+    return this.openAs(life, slot, id, capacity)
+  }
+
+  private openAs(life: number, slot: number, id: number, capacity: number): number {
     Atomics.store(this.words, slot * 2, id | 0)
     Atomics.store(this.words, slot * 2 + 1, (life << lifeShift) | openBit | capacity)
     return life
@@ -105,14 +113,14 @@ export class CreditTable {
     }
   }
 
-  /** Takes one credit: the life it belongs to, or `full` or `down`. */
-  take(slot: number, id: number): number {
+  /** Takes `count` credits: the life they belong to, or `full` or `down`. */
+  take(slot: number, id: number, count = 1): number {
     for (;;) {
       if (Atomics.load(this.words, slot * 2) !== (id | 0)) return down
       const word = Atomics.load(this.words, slot * 2 + 1)
       if ((word & openBit) === 0) return down
-      if ((word & creditMask) === 0) return full
-      if (Atomics.compareExchange(this.words, slot * 2 + 1, word, word - 1) === word) return word >>> lifeShift
+      if ((word & creditMask) < count) return full
+      if (Atomics.compareExchange(this.words, slot * 2 + 1, word, word - count) === word) return word >>> lifeShift
     }
   }
 

@@ -42,7 +42,9 @@ export interface SpawnOptions {
   readonly mailbox?: {
     /** Messages that may wait, 1 to 1,048,575; default 1,000. */
     readonly capacity?: number
-    /** What happens beyond it; default `refuse`. */
+    /** Bytes of typed arrays and buffers, shared or not, in messages that may wait; default: they are not counted. */
+    readonly bytes?: number
+    /** What happens beyond it; default `refuse`. Not `drop-oldest` where bytes are counted. */
     readonly overflow?: Overflow
   }
   /** Default `one-for-one`. */

@@ -7,6 +7,7 @@ import type { LogLevel } from './log.js'
 import type { DirectoryRequest } from './receptionist.js'
 import type { StreamSignal } from './streams.js'
 import type { TraceCarrier } from './tracing.js'
+import type { ByteBound } from './weight.js'
 
 /** Where an actor lives; what a ref is made of. */
 export interface Address {
@@ -20,6 +21,8 @@ export interface Address {
   readonly layout?: string
   /** What becomes of messages past its mailbox's capacity; absent: they are refused. */
   readonly overflow?: Exclude<Overflow, 'refuse'>
+  /** How many bytes may wait in it; absent: that is not counted. */
+  readonly bytes?: ByteBound
 }
 
 /** A message as users write it. */
@@ -124,7 +127,14 @@ export type Signal =
   /** The asker gave up. */
   | { readonly kind: 'cancel'; readonly to: number; readonly ask: number; readonly host: number }
   /** Reply when the mailbox has room. */
-  | { readonly kind: 'await-credit'; readonly to: Address; readonly id: number; readonly host: number }
+  | {
+      readonly kind: 'await-credit'
+      readonly to: Address
+      readonly id: number
+      readonly host: number
+      /** Byte credits that are needed besides; 0: none. */
+      readonly units: number
+    }
   | StreamSignal
 
 export type Envelope = Letter | Report | Order | Signal

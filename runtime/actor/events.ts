@@ -64,7 +64,12 @@ export interface ActorView {
   readonly worker: Place
   readonly status: 'starting' | 'running' | 'restarting' | 'stopping'
   /** Messages that hold a credit: waiting, or on their way. */
-  readonly mailbox: { readonly depth: number; readonly capacity: number }
+  readonly mailbox: {
+    readonly depth: number
+    readonly capacity: number
+    /** Where they are counted: of typed arrays and buffers in such messages, rounded up to 1/2^20 of `most` each. */
+    readonly bytes?: { readonly waiting: number; readonly most: number }
+  }
   readonly restarts: number
   readonly lastCause: Cause | null
   /** What its host measured; null where there is no life, or its worker did not answer in time. */

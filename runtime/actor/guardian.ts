@@ -13,6 +13,7 @@ import { routeesOf } from './router.js'
 import { type Policy, policyOf, samePolicy } from './supervision.js'
 import { type Filling, Surveys } from './surveys.js'
 import { Entry, type Family, Life, placeOf, Tree } from './tree.js'
+import { type ByteBound, byteBound } from './weight.js'
 
 /** After a forced stop goes unanswered for this long, the worker is ended. */
 const killMs = 2000
@@ -102,7 +103,9 @@ export class Guardian implements Lives {
     state.restarts++
     const lost = [...this.tree.all()].filter((entry) => entry.address.host === host && entry.life)
     for (const entry of lost) {
-      const count = this.options.credits.close(entry.address.slot, entry.policy.capacity)
+      const { slot, bytes } = entry.address
+      const count = this.options.credits.close(slot, entry.policy.capacity)
+      if (bytes) this.options.credits.close(bytes.slot, 0)
       if (count > 0) this.publish({ type: 'dead-letter', actor: entry.path, sender: null, count, cause })
     }
     this.options.publish({ type: 'worker-exit', worker: host - 1, cause })
@@ -214,7 +217,9 @@ export class Guardian implements Lives {
     }
     const { worker } = options
     const host = worker === undefined ? this.leastLoaded() : worker === 'main' ? 0 : worker + 1
-    const address = addressAt(this.tree.reserve(path), path, host, definition.layout, policy)
+    const place = this.tree.reserve(path)
+    const bytes = policy.bytes === null ? null : byteBound(this.tree.reserveSlot(path), policy.bytes)
+    const address = addressAt(place, path, host, definition.layout, policy, bytes)
     const entry = new Entry(address, parent, policy, this.definitionOn(host, definition), args)
     home.spawned++
     this.tree.add(entry)
@@ -403,7 +408,16 @@ function addressAt(
   host: number,
   layout: string | undefined,
   { overflow }: Policy,
+  bytes: ByteBound | null,
 ): Address {
-  if (layout === undefined) return overflow === 'refuse' ? { id, path, host, slot } : { id, path, host, slot, overflow }
-  return overflow === 'refuse' ? { id, path, host, slot, layout } : { id, path, host, slot, layout, overflow }
+  if (layout === undefined && overflow === 'refuse' && !bytes) return { id, path, host, slot }
+  return {
+    id,
+    path,
+    host,
+    slot,
+    ...(layout !== undefined && { layout }),
+    ...(overflow !== 'refuse' && { overflow }),
+    ...(bytes && { bytes }),
+  }
 }

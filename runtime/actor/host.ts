@@ -29,6 +29,7 @@ import { Queue } from './queue.js'
 import { Ref } from './ref.js'
 import { isStream, Streams } from './streams.js'
 import { findTracing, type Tracing } from './tracing.js'
+import { bytesLeft, giveBytes, takeBytes } from './weight.js'
 
 const defaultDeadline = 30_000
 /** Letters handled in one go before input is read again. */
@@ -73,6 +74,8 @@ export class Host implements CellHost, Inbox {
   private readonly pending = new Pending()
   /** Asks that wait for credit, by receiver: each attempt is true when done. Later sends queue behind them. */
   private readonly lines = new Map<number, (() => boolean)[]>()
+  /** Byte credits that the latest refused message of a receiver needs. */
+  private readonly refused = new Map<number, number>()
   private readonly ready_ = new Queue<Cell>()
   /** Those whose turn comes before. */
   private readonly pressing = new Queue<Cell>()
@@ -126,7 +129,7 @@ export class Host implements CellHost, Inbox {
     const from = this.sender('tell', to)?.actor.address ?? null
     if (this.lines.size > 0 && this.lines.has(to.id)) return false
     const life = this.credit(to, 'tell')
-    if (life === full) return false
+    if (life === full || (to.bytes && !this.weigh(to, life, message, 'tell'))) return false
     // Where the receiver is down, its host knows why and tells.
     if (to.host === this.index) this.deliver(letterOf(to, life, from, message))
     else this.post(to, life, from, message)
@@ -185,7 +188,7 @@ export class Host implements CellHost, Inbox {
         if (!this.pending.has(id)) return true
         try {
           const life = this.credit(to, 'ask')
-          if (life === full) return false
+          if (life === full || (to.bytes && !this.weigh(to, life, message, 'ask'))) return false
           sent = true
           const asker = { id, host: this.index, chain }
           const ask = span ? { ...asker, trace: span.carrier } : asker
@@ -207,7 +210,8 @@ export class Host implements CellHost, Inbox {
       if (this.closed) throw this.closed
       const left = this.credits.left(to.slot, to.id)
       if (left === down) await this.request({ op: 'await-up', id: to.id, path: to.path })
-      else if ((left === 0 && to.overflow !== 'drop-oldest') || this.lines.has(to.id)) await this.awaitCredit(to)
+      else if ((left === 0 && to.overflow !== 'drop-oldest') || this.lines.has(to.id) || this.lacks(to))
+        await this.awaitCredit(to)
       else if (!this.transport.roomy(to.host)) await this.transport.awaitRoom(to.host)
       else return
     }
@@ -461,7 +465,7 @@ export class Host implements CellHost, Inbox {
         break
       case 'await-credit': {
         const cell = this.cells.get(envelope.to.id)
-        if (cell) cell.awaitCredit(envelope.id, envelope.host)
+        if (cell) cell.awaitCredit(envelope.id, envelope.host, envelope.units)
         else this.reply(envelope, undefined)
         break
       }
@@ -549,7 +553,7 @@ export class Host implements CellHost, Inbox {
    */
   private credit(to: Address, operation: string): number {
     const { loan, credits } = this
-    if (to.host === this.index) {
+    if (to.host === this.index || (to.bytes && this.transport.roomy(to.host))) {
       const life = credits.take(to.slot, to.id)
       return life === full ? this.overflow(to, operation) : life
     }
@@ -567,6 +571,34 @@ export class Host implements CellHost, Inbox {
     this.returning = true
     this.clock.soon(this.returnLoan)
     return life
+  }
+
+  /** Takes what a message weighs; false: the credit is given back, for there is no room for it. */
+  private weigh(to: Address, life: number, message: UserMessage, operation: string): boolean {
+    if (life === down) return true
+    let lacking: number
+    try {
+      lacking = takeBytes(this.credits, to, life, message)
+    } catch (error) {
+      this.credits.give(to.slot, life)
+      throw error
+    }
+    if (lacking === 0) {
+      this.refused.delete(to.id)
+      return true
+    }
+    this.credits.give(to.slot, life)
+    this.refused.set(to.id, lacking)
+    this.overflow(to, operation)
+    return false
+  }
+
+  /** Whether there is still no room for the message that was too heavy last. */
+  private lacks(to: Address): boolean {
+    const units = to.bytes && this.refused.get(to.id)
+    if (units === undefined) return false
+    const left = bytesLeft(this.credits, to)
+    return left !== down && left < units
   }
 
   private readonly returnLoan = (): void => {
@@ -590,7 +622,7 @@ export class Host implements CellHost, Inbox {
     try {
       sent = this.transport.tell(to, life, from, message)
     } catch (error) {
-      this.credits.give(to.slot, life)
+      this.giveBack({ to, life, message })
       throw error
     }
     if (!sent) this.undeliverable(letterOf(to, life, from, message), undefined)
@@ -601,10 +633,15 @@ export class Host implements CellHost, Inbox {
     try {
       sent = this.send(letter.to.host, letter)
     } catch (error) {
-      this.credits.give(letter.to.slot, letter.life)
+      this.giveBack(letter)
       throw error
     }
     if (!sent) this.undeliverable(letter, undefined)
+  }
+
+  private giveBack(letter: Pick<Letter, 'to' | 'life' | 'message'>): void {
+    this.credits.give(letter.to.slot, letter.life)
+    giveBytes(this.credits, letter)
   }
 
   private send(to: number, envelope: Envelope): boolean {
@@ -629,7 +666,9 @@ export class Host implements CellHost, Inbox {
     return new Promise((resolve) => {
       const done = (): void => resolve()
       const id = this.pending.open(to.host, done, done)
-      if (!this.send(to.host, { kind: 'await-credit', to, id, host: this.index })) this.pending.resolve(id, undefined)
+      const units = (to.bytes && this.refused.get(to.id)) ?? 0
+      const sent = this.send(to.host, { kind: 'await-credit', to, id, host: this.index, units })
+      if (!sent) this.pending.resolve(id, undefined)
     })
   }
 

@@ -33,6 +33,16 @@ export async function metricsText(system: { inspect(): Promise<SystemView> }): P
   const restarts = metric('actor_restarts_total', 'counter', 'Restarts of an actor')
   const depth = metric('mailbox_messages', 'gauge', 'Messages that wait for an actor or are on their way to it')
   const capacity = metric('mailbox_capacity_messages', 'gauge', 'Messages that may wait for an actor')
+  const bytes = metric(
+    'mailbox_bytes',
+    'gauge',
+    'Bytes of typed arrays and buffers in those messages, where they are counted',
+  )
+  const mostBytes = metric(
+    'mailbox_capacity_bytes',
+    'gauge',
+    'Bytes that may wait for an actor, where they are counted',
+  )
   const oldest = metric('mailbox_oldest_seconds', 'gauge', 'Age of the message that waits longest')
   const asks = metric('asks_in_flight', 'gauge', 'Asks of an actor that wait for their reply')
   const handler = metric('handler_seconds', 'summary', 'Time that handlers took, in the present life')
@@ -46,6 +56,10 @@ export async function metricsText(system: { inspect(): Promise<SystemView> }): P
     restarts(labels, actor.restarts)
     depth(labels, actor.mailbox.depth)
     capacity(labels, actor.mailbox.capacity)
+    if (actor.mailbox.bytes) {
+      bytes(labels, actor.mailbox.bytes.waiting)
+      mostBytes(labels, actor.mailbox.bytes.most)
+    }
     if (actor.activity) {
       const { oldestMs, waitsFor, handlers } = actor.activity
       oldest(labels, oldestMs / 1000)

@@ -10,6 +10,8 @@ import type { Random } from './random.js'
 export interface Policy {
   readonly capacity: number
   readonly overflow: Overflow
+  /** Bytes that may wait; null: not counted. */
+  readonly bytes: number | null
   readonly strategy: Strategy
   readonly group: string | null
   readonly maxRestarts: number
@@ -23,12 +25,15 @@ const strategies: readonly Strategy[] = ['one-for-one', 'rest-for-one', 'one-for
 
 const overflows: readonly Overflow[] = ['refuse', 'drop-oldest', 'fail']
 
+/** 1 TiB. */
+const mostBytes = 2 ** 40
+
 /** Fills in the defaults. Throws `BAD_OPTION` naming the option. */
 export function policyOf(options: SpawnOptions, workers: number, defaultLevel: LogLevel = 'info'): Policy {
   const { name, worker, mailbox, strategy = 'one-for-one', group, maxRestarts = 3, withinMs = 60_000 } = options
   const { graceMs = 5000, logLevel = defaultLevel, backoff = {} } = options
   const { initial = 10, factor = 2, max = 5000, jitter = 0 } = backoff
-  const { capacity = 1000, overflow = 'refuse' } = mailbox ?? {}
+  const { capacity = 1000, overflow = 'refuse', bytes } = mailbox ?? {}
   const check = (holds: boolean, option: string, expected: string, got: unknown): void => {
     if (holds) return
     throw new ActorError('BAD_OPTION', `spawn: ${option}, expected ${expected}, got ${String(got)}`, { option, got })
@@ -46,6 +51,13 @@ export function policyOf(options: SpawnOptions, workers: number, defaultLevel: L
   )
   check(whole(capacity, 1, maxCapacity), 'mailbox.capacity', `1 to ${maxCapacity}`, capacity)
   check(overflows.includes(overflow), 'mailbox.overflow', overflows.join(', '), overflow)
+  check(bytes === undefined || whole(bytes, 1, mostBytes), 'mailbox.bytes', `1 to ${mostBytes}`, bytes)
+  check(
+    bytes === undefined || overflow !== 'drop-oldest',
+    'mailbox.overflow',
+    'refuse or fail, for the mailbox counts bytes',
+    overflow,
+  )
   check(strategies.includes(strategy), 'strategy', strategies.join(', '), strategy)
   check(
     strategy !== 'one-for-group' || group !== undefined,
@@ -67,6 +79,7 @@ export function policyOf(options: SpawnOptions, workers: number, defaultLevel: L
   return {
     capacity,
     overflow,
+    bytes: bytes ?? null,
     strategy,
     group: group ?? null,
     maxRestarts,
@@ -82,6 +95,7 @@ export function samePolicy(a: Policy, b: Policy): boolean {
   return (
     a.capacity === b.capacity &&
     a.overflow === b.overflow &&
+    a.bytes === b.bytes &&
     a.strategy === b.strategy &&
     a.group === b.group &&
     a.maxRestarts === b.maxRestarts &&

@@ -9,6 +9,7 @@ function* lines(actor: ActorView, depth: number): Generator<string> {
   const name = depth === 0 ? actor.path : actor.path.slice(actor.path.lastIndexOf('/') + 1)
   const place = actor.worker === 'main' ? 'main' : `worker ${actor.worker}`
   const parts = [place, actor.status, `mailbox ${mailbox.depth}/${mailbox.capacity}`]
+  if (mailbox.bytes) parts.push(`bytes ${mailbox.bytes.waiting}/${mailbox.bytes.most}`)
   if (activity && activity.oldestMs > 0) parts.push(`oldest ${milliseconds(activity.oldestMs)}`)
   if (activity && activity.stashed > 0) parts.push(`stashed ${activity.stashed}`)
   if (activity && activity.handlers.count > 0) {

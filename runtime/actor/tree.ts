@@ -7,6 +7,7 @@ import type { ActorView } from './events.js'
 import { Queue } from './queue.js'
 import type { Policy, RestartBudget } from './supervision.js'
 import type { Filling } from './surveys.js'
+import { allUnits, bytesLeft } from './weight.js'
 
 /** A promise with its resolution. */
 export interface Deferred<T> {
@@ -223,14 +224,15 @@ export class Tree {
 
   /** A new id and slot. Throws `SPAWN_FAILED` where the table is full. */
   reserve(path: string): { id: number; slot: number } {
-    const slot = this.usedSlots < this.credits.slots ? this.usedSlots++ : this.freeSlots.shift()
-    if (slot === undefined) {
-      throw new ActorError(
-        'SPAWN_FAILED',
-        `spawn: ${path}, expected at most ${this.credits.slots} actors, got one more`,
-      )
-    }
+    const slot = this.reserveSlot(path)
     return { id: ++this.lastId, slot }
+  }
+
+  reserveSlot(path: string): number {
+    const slot = this.usedSlots < this.credits.slots ? this.usedSlots++ : this.freeSlots.shift()
+    if (slot !== undefined) return slot
+    const message = `spawn: ${path}, expected at most ${this.credits.slots} mailboxes, got one more`
+    throw new ActorError('SPAWN_FAILED', message)
   }
 
   add(entry: Entry): void {
@@ -245,7 +247,9 @@ export class Tree {
     const { members, units } = this.home(entry)
     members.delete(entry.path)
     if (units.size > 0) units.delete(`one ${entry.id}`)
-    this.freeSlots.push(entry.address.slot)
+    const { slot, bytes } = entry.address
+    this.freeSlots.push(slot)
+    if (bytes) this.freeSlots.push(bytes.slot)
   }
 
   /** Their views now; `activities` gets each by id, to be filled in. */
@@ -258,7 +262,7 @@ export class Tree {
         path: entry.path,
         worker: entry.worker,
         status: entry.status,
-        mailbox: { depth: left === down ? 0 : capacity - left, capacity },
+        mailbox: { depth: left === down ? 0 : capacity - left, capacity, ...this.bytesOf(entry) },
         restarts: entry.restarts,
         lastCause: entry.cause,
         activity: null,
@@ -267,5 +271,12 @@ export class Tree {
       activities.set(entry.id, view)
       return view
     })
+  }
+
+  private bytesOf({ address }: Entry): { bytes?: { waiting: number; most: number } } {
+    const { bytes } = address
+    if (!bytes) return {}
+    const left = bytesLeft(this.credits, address)
+    return { bytes: { waiting: left === down ? 0 : (allUnits(bytes) - left) * bytes.unit, most: bytes.most } }
   }
 }

@@ -1,8 +1,7 @@
 // Very many actors at once in one process, on the main thread and then on two workers: what each costs when it is idle, fresh and
 // after it has worked, and that nothing of them is left when they have stopped.
-import { getHeapSpaceStatistics } from 'node:v8'
 import { type ActorRef, ActorSystem, defineActor } from '../../transports/index.js'
-import { collect } from '../support/soak.js'
+import { collect, ownMemory, sweeper } from '../support/soak.js'
 import type { Campaign } from './campaign.js'
 
 const mostBytes = 2048
@@ -15,23 +14,6 @@ export const idler = defineActor(import.meta.url, 'idler', {
       state.sum += message.amount
     },
     sum: (state) => state.sum,
-  },
-})
-
-/** Of this thread: what its heap holds, and the room of the young generation, which does not grow with what lives. */
-const ownMemory = () => ({
-  heap: process.memoryUsage().heapUsed,
-  young: getHeapSpaceStatistics().find(({ space_name }) => space_name === 'new_space')!.physical_space_size,
-})
-
-/** Speaks for the memory of its thread. */
-export const sweeper = defineActor(import.meta.url, 'sweeper', {
-  init: () => null,
-  receive: {
-    async memory(): Promise<{ heap: number; young: number }> {
-      await collect()
-      return ownMemory()
-    },
   },
 })
 

@@ -10,7 +10,7 @@ import {
   type RefOf,
   type SpawnOptions,
 } from '../../transports/index.js'
-import { mebibyte, slope, waited } from '../support/soak.js'
+import { collect, mebibyte, ownMemory, slope, sweeper, waited } from '../support/soak.js'
 import type { Campaign } from './campaign.js'
 
 /** How long the consumer takes for a message, in milliseconds, and how many are offered in that time. */
@@ -20,9 +20,10 @@ export const capacity = 500
 const longHandlerMs = 5
 const mostWaitMs = 1
 /** Undisturbed samples of each kind that say something. */
-const leastSamples = 50
+const leastSamples = 30
 export const mostControlMs = 10
 const mostGrowth = mebibyte
+const latest = 5000
 /** Seconds until memory is to stop growing. */
 const warmUp = 10
 
@@ -153,6 +154,14 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
     const ended = epoch()
     samples.push({ what, from: began, to: ended, waited: waited() - before })
   }
+  const sweepers = await Promise.all([0, 1].map((worker) => system.spawn(sweeper, undefined, { worker })))
+  // Garbage is freed first, and the room for young objects left out: how long the one lies about, and how large the other is, is up
+  // to the engine, and changes by megabytes.
+  const resident = async (): Promise<number> => {
+    const others = await Promise.all(sweepers.map((each) => each.ask({ type: 'memory' })))
+    await collect()
+    return process.memoryUsage().rss - [...others, ownMemory()].reduce((sum, { young }) => sum + young, 0)
+  }
   let count = 0
   const probe = async (): Promise<void> => {
     let seen: ActorView | undefined
@@ -174,16 +183,25 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
     })
     ends.delete(name)
   }
+  // Tables of the latest actors are as full as they get.
+  for (const worker of ['main', 1] as const) {
+    const some = Array.from({ length: latest }, () => system.spawn(neighbour, undefined, { worker }))
+    await Promise.all((await Promise.all(some)).map((ref) => ref.stop()))
+  }
   const offering = from.ask({ type: 'offer', ms: seconds * 1000, manner }, { deadline: seconds * 1000 + 30_000 })
   const began = performance.now()
   for (;;) {
     const elapsed = (performance.now() - began) / 1000
     if (elapsed >= seconds) break
     await probe()
-    if (elapsed >= Math.min(warmUp, seconds / 3)) memory.push({ x: elapsed / 60, y: process.memoryUsage().rss })
-    await sleep(20)
+    if (elapsed >= Math.min(warmUp, seconds / 3) + memory.length * (seconds / 30))
+      memory.push({ x: elapsed / 60, y: await resident() })
+    await sleep(seconds < warmUp ? 10 : 400)
   }
   const { taken, refused } = await offering
+  // Whatever were asked sooner might be pushed out itself.
+  const waiting = async () => (await system.inspect()).actors.find(({ path }) => path === 'consumer')?.mailbox.depth
+  while ((await waiting()) !== 0) await sleep(20)
   const { handled, long } = await to.ask({ type: 'handled' })
   await sleep(50)
   if (handled + lost !== taken)

@@ -13,7 +13,7 @@ import { type Census, census, collect, mebibyte, slope } from '../support/soak.j
 import { type Campaign, Draws } from './campaign.js'
 
 const most = 1000
-/** Bytes for each thread after the first fifth, by the line of least squares; code that gets optimised has some of it. */
+/** Bytes for each thread after the first fifth; code that gets optimised has some of it. */
 const mostGrowth = { heap: 2048, rss: 8192 }
 
 export const visitor = defineActor(import.meta.url, 'visitor', {

@@ -2,8 +2,9 @@
 // machine had time for it, and how fast a figure grows.
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
+import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { defineActor } from '../../transports/index.js'
 
 export const mebibyte = 2 ** 20
 
@@ -16,6 +17,23 @@ export async function collect(): Promise<void> {
     await sleep(25)
   }
 }
+
+/** Of this thread: what its heap holds, and the room of the young generation, which does not grow with what lives. */
+export const ownMemory = () => ({
+  heap: process.memoryUsage().heapUsed,
+  young: getHeapSpaceStatistics().find(({ space_name }) => space_name === 'new_space')!.physical_space_size,
+})
+
+/** Frees what nothing holds on its thread, and says what is left. */
+export const sweeper = defineActor(import.meta.url, 'sweeper', {
+  init: () => null,
+  receive: {
+    async memory(): Promise<{ heap: number; young: number }> {
+      await collect()
+      return ownMemory()
+    },
+  },
+})
 
 /** What the process has, of what a leak would add to. */
 export interface Census {
@@ -48,12 +66,9 @@ export function waited(): number {
   return nanoseconds / 1e6
 }
 
-/** Slope of the line of least squares through points, in units of y for each of x. */
+/** How fast y grows with x: the median of the slopes between any two points (Theil and Sen), for one odd point shall not decide. */
 export function slope(points: readonly { readonly x: number; readonly y: number }[]): number {
-  const mean = (of: (point: { x: number; y: number }) => number): number =>
-    points.reduce((sum, point) => sum + of(point), 0) / points.length
-  const x0 = mean(({ x }) => x)
-  const y0 = mean(({ y }) => y)
-  const across = mean(({ x }) => (x - x0) ** 2)
-  return across === 0 ? 0 : mean(({ x, y }) => (x - x0) * (y - y0)) / across
+  const slopes = points.flatMap((a, i) => points.slice(i + 1).map((b) => (b.y - a.y) / (b.x - a.x)))
+  slopes.sort((a, b) => a - b)
+  return slopes[Math.floor(slopes.length / 2)] ?? 0
 }

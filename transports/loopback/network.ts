@@ -6,6 +6,7 @@ import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import { Host } from '../../runtime/actor/host.js'
 import { Queue } from '../../runtime/actor/queue.js'
 import type { Random } from '../../runtime/actor/random.js'
+import { giveBytes } from '../../runtime/actor/weight.js'
 import { decode, type Encoded, encode } from '../codec/codec.js'
 import type { VirtualClock } from './clock.js'
 
@@ -165,6 +166,7 @@ export class Network implements Spawner {
     const passing = { from, to, actor: letter.to.path, type: letter.message.type }
     if (![...this.drops].some((matches) => matches(passing))) return false
     this.credits.give(letter.to.slot, letter.life)
+    giveBytes(this.credits, letter)
     return true
   }
 

@@ -190,6 +190,11 @@ test('spawn options: defaults, and one error per wrong value', (t) => {
     [{ name: 'a/b' }, /name, expected a name without "\/", got a\/b/],
     [{ worker: 2 }, /worker, expected "main" or 0 to 1, got 2/],
     [{ mailbox: { capacity: 0 } }, /mailbox\.capacity, expected 1 to 1048575, got 0/],
+    [{ mailbox: { bytes: 0 } }, /mailbox\.bytes, expected 1 to 1099511627776, got 0/],
+    [
+      { mailbox: { bytes: 9, overflow: 'drop-oldest' } },
+      /mailbox\.overflow, expected refuse or fail, for the mailbox counts/,
+    ],
     [
       { strategy: 'one-for-two' as never },
       /strategy, expected one-for-one, rest-for-one, one-for-group, one-for-all, got one-for-two/,
@@ -211,6 +216,7 @@ test('two policies are the same only where every option is', (t) => {
   const other: Parameters<typeof policyOf>[0][] = [
     { mailbox: { capacity: 7 } },
     { mailbox: { overflow: 'fail' } },
+    { mailbox: { bytes: 7 } },
     { strategy: 'one-for-all' },
     { group: 'g' },
     { maxRestarts: 7 },
