@@ -132,9 +132,10 @@ void clip_control(const Call& call) {
     const double* first = sums + attributes.ranges()[r];
     for (int64_t i = 0; i < attributes.ranges()[r + 1]; ++i) total += first[i];
   }
-  const double norm = std::sqrt(total), factor = attributes.max_norm / (norm + 1e-6);
+  const double scale = call.has_in(1) ? *data_of("clip_control", "loss_scale", call.in(1)) : 1;
+  const double norm = std::sqrt(total) / scale, factor = attributes.max_norm / (norm + 1e-6);
   control[0] = norm;
-  control[1] = attributes.max_norm > 0 && factor < 1 ? factor : 1;
+  control[1] = (attributes.max_norm > 0 && factor < 1 ? factor : 1) / scale;
   control[2] = std::isfinite(norm) ? 1 : 0;
   control[3] = 0;
 }

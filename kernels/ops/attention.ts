@@ -3,12 +3,14 @@
 import {
   type Attributes,
   elements,
+  expectDtype,
   expectFloat,
-  expectShape,
+  expectType,
   int,
   type OpDefinition,
   OpError,
   required,
+  statistic,
   streamCost,
   type TensorType,
 } from './definition.js'
@@ -50,7 +52,7 @@ export const attention: OpDefinition = {
     }
     return [
       { shape: [batch!, sequence!, width! / 3], dtype: qkv.dtype },
-      { shape: [batch!, heads, sequence!], dtype: qkv.dtype === 'f64' ? 'f64' : 'f32' },
+      { shape: [batch!, heads, sequence!], dtype: statistic(qkv.dtype) },
     ]
   },
   gradient: (builder, call, [dy]) => [
@@ -84,7 +86,11 @@ export const attentionBackward: OpDefinition = {
   infer: (inputs) => {
     const qkv = required('attention_backward', inputs, 1, 'qkv')
     const o = required('attention_backward', inputs, 2, 'o')
-    expectShape('attention_backward', 'do', required('attention_backward', inputs, 0, 'do'), o.shape)
+    const lse = required('attention_backward', inputs, 3, 'lse')
+    expectFloat('attention_backward', 'qkv', qkv)
+    expectDtype('attention_backward', 'o', o, qkv.dtype)
+    expectType('attention_backward', 'do', required('attention_backward', inputs, 0, 'do'), o)
+    expectDtype('attention_backward', 'lse', lse, statistic(qkv.dtype))
     return [qkv]
   },
   cost: (inputs, outputs, attrs) => {
