@@ -4,8 +4,15 @@ import { readFileSync } from 'node:fs'
 import { type Observable, Subject } from 'rxjs'
 import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
-import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
+import { findCheckpoint, type SavedScaler } from '../../runtime/checkpoint/manifest.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
+import {
+  type LossScaleSpec,
+  type LossScaleState,
+  nextLossScale,
+  OptimError,
+  startLossScale,
+} from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
@@ -19,7 +26,7 @@ import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { stepScalars } from './scalars.js'
 import { type ArenaAccess, manifestOf, openCheckpoint, restore, restoreCheckpoint, Staging, snapshot } from './store.js'
-import { parameterKind } from './tensors.js'
+import { parameterKinds } from './tensors.js'
 import { expectRoom, lower, patient, raise, slotCount, type Troupe } from './troupe.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
@@ -43,6 +50,7 @@ export class Engine {
   #step = 0
   #applied = 0
   #samples = 0
+  #scaler: LossScaleState
   #seed: number
   #shuffle: boolean
   #restarts = 0
@@ -62,6 +70,7 @@ export class Engine {
     this.#system = system
     this.#checkpointer = saver
     this.#troupe = troupe
+    this.#scaler = startLossScale(prepared.config.precision.lossScale)
     this.#seed = prepared.seed
     this.#shuffle = prepared.options.shuffle ?? true
     this.#chaos = new Set(prepared.chaos)
@@ -119,15 +128,19 @@ export class Engine {
   async #begin(): Promise<void> {
     const { weights } = this.prepared.options
     if (weights) {
-      await restore(this.prepared.compilation, parameterKind, this.#access, this.#staging, (name, start, target) =>
-        weights.read(name, start, target),
-      )
+      const { compilation } = this.prepared
+      for (const kind of parameterKinds(compilation)) {
+        await restore(compilation, kind, this.#access, this.#staging, (name, start, target) =>
+          weights.read(name, start, target),
+        )
+      }
       await this.#troupe.supervisor.ask({ type: 'refresh' }, patient)
     } else await this.#troupe.supervisor.ask({ type: 'initialize', seed: this.#seed }, patient)
     this.#origin = null
     this.#step = 0
     this.#applied = 0
     this.#samples = 0
+    this.#scaler = startLossScale(this.prepared.config.precision.lossScale)
   }
 
   get #access(): ArenaAccess {
@@ -183,7 +196,7 @@ export class Engine {
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
     const { config, sequence } = this.#training()
     const started = performance.now()
-    const { lr, scalars } = stepScalars(this.prepared, this.#step + 1, this.#applied, this.#seed)
+    const { lr, scalars } = stepScalars(this.prepared, this.#step + 1, this.#applied, this.#seed, this.#scaler.scale)
     const { train } = config.batch
     const order: TrainOrder = {
       step: this.#step + 1,
@@ -195,10 +208,14 @@ export class Engine {
       faults: this.#faultsOf(this.#step + 1),
     }
     const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
-    if (!report.finite) throw await this.#notFinite(order, report)
+    // Every rank has the same norm, and skipped the update by it.
+    const skipped = !Number.isFinite(report.norm)
+    if (!report.finite && !(skipped && config.precision.skipsOverflow)) throw await this.#notFinite(order, report)
+    const scaler = await this.#scale(order, report, skipped)
     this.#step += 1
-    this.#applied += 1
+    if (!skipped) this.#applied += 1
     this.#samples += train
+    const scales = config.precision.dtype === 'f16'
     const spans = order.profile ? spansOf(this.prepared.compilation, report.ranks, order.step) : []
     this.#profile?.push(...spans)
     const seconds = (performance.now() - started) / 1000
@@ -207,15 +224,39 @@ export class Engine {
       type: 'step',
       step: this.#step,
       loss: report.loss,
-      grad_norm: report.norm,
+      grad_norm: skipped ? -1 : report.norm,
       lr,
+      skipped,
+      skipped_steps: this.#step - this.#applied,
+      ...(scales && { loss_scale: scaler.scale }),
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
     }
     this.#events.next(event)
+    if (skipped) this.#events.next({ type: 'notice', message: this.#skipNotice(scaler) })
     if (config.wallClockBreakdown) this.#events.next(timingOf(spans, report.ranks.length, order.step))
     return event
+  }
+
+  /** Takes the loss scaler on by one step and returns the state that the step ran with. */
+  async #scale(order: TrainOrder, report: TrainReport, overflow: boolean): Promise<LossScaleState> {
+    const { lossScale } = this.prepared.config.precision
+    const before = this.#scaler
+    try {
+      this.#scaler = nextLossScale(lossScale, before, overflow)
+    } catch (error) {
+      if (!(error instanceof OptimError)) throw error
+      throw await this.#notFinite(order, report, error)
+    }
+    return before
+  }
+
+  #skipNotice({ scale }: LossScaleState): string {
+    const { dtype } = this.prepared.config.precision
+    if (dtype !== 'f16') return `step ${this.#step} skipped: the gradients are not finite`
+    const { scale: now } = this.#scaler
+    return `step ${this.#step} skipped: the gradients overflow at loss scale ${scale}${now === scale ? '' : `, next ${now}`}`
   }
 
   /** What each rank is to suffer in a step. Faults of one step are used up. */
@@ -241,9 +282,9 @@ export class Engine {
     return slot
   }
 
-  async #notFinite(order: TrainOrder, report: TrainReport): Promise<EngineError> {
+  async #notFinite(order: TrainOrder, report: TrainReport, cause?: OptimError): Promise<EngineError> {
     const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
-    return notFinite(order.step, report, found)
+    return notFinite(order.step, report, found, cause)
   }
 
   /** The one error that an operation ends with. */
@@ -352,6 +393,8 @@ export class Engine {
       samples: this.#samples,
       seed: this.#seed,
       shuffle: this.#shuffle,
+      ...(options.data &&
+        this.prepared.config.precision.dtype === 'f16' && { loss_scale: scalerProgress(this.#scaler) }),
     }
     const saving = this.#checkpointer
       .ask(
@@ -413,6 +456,7 @@ export class Engine {
     this.#step = progress.step
     this.#applied = progress.applied
     this.#samples = progress.samples
+    this.#scaler = resumeScaler(this.prepared.config.precision.lossScale, progress.loss_scale)
   }
 
   /** From now on every instruction is measured; {@link profile} takes what was gathered. */
@@ -445,6 +489,20 @@ export class Engine {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
+}
+
+const scalerProgress = ({ scale, iteration, lastOverflow, hysteresis }: LossScaleState): SavedScaler => ({
+  scale,
+  iteration,
+  last_overflow: lastOverflow,
+  hysteresis,
+})
+
+/** A scale that the configuration fixes stays what it says; hysteresis never exceeds the configured one. */
+function resumeScaler(spec: LossScaleSpec, saved: SavedScaler | undefined): LossScaleState {
+  if (!saved || !spec.dynamic) return startLossScale(spec)
+  const { scale, iteration, last_overflow: lastOverflow, hysteresis } = saved
+  return { scale, iteration, lastOverflow, hysteresis: Math.min(hysteresis, spec.hysteresis) }
 }
 
 const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>

@@ -63,8 +63,11 @@ export class FailureWatch {
   }
 }
 
-/** The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value. */
-export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[]): EngineError {
+/**
+ * The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value.
+ * `cause` is the loss scaler's, which could go no lower.
+ */
+export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[], cause?: Error): EngineError {
   const first = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
   const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
   const of = first?.module ? ` of ${first.module}` : ''
@@ -72,9 +75,13 @@ export function notFinite(step: number, report: TrainReport, found: readonly Dia
     first &&
     [first.phase, `rank ${first.rank}`, `micro-step ${first.micro + 1}`, first.source].filter(Boolean).join(', ')
   const where = first ? `; first in the output of ${first.op}${of} (${at})` : ''
+  const advice = cause
+    ? ` (${cause.message}: a smaller scale would not help; look for NaN in data or weights, values that fp16 cannot hold, or a learning rate that is too high)`
+    : ''
   return new EngineError(
     'ENGINE_NOT_FINITE',
-    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
+    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}${advice}. Parameters are as before this step`,
     { step, diagnosis: first },
+    cause && { cause },
   )
 }

@@ -13,6 +13,8 @@ export interface Origin {
   readonly module?: string
   /** Path of the enclosing block: the unit of activation checkpointing and of ZeRO-3 gathers. */
   readonly block?: string
+  /** Set outside of every module's `forward`: the arithmetic of the loss. */
+  readonly loss?: boolean
   /** `file:line` of the user's code. */
   readonly source?: string
   /** Set on copies of forward nodes that checkpointing recomputes in the backward; never merged with their originals. */

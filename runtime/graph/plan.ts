@@ -82,7 +82,8 @@ const owner = (block: Block): Block => (block.merged ? owner(block.merged) : blo
 
 function arenaOf(node: Node): ArenaName {
   if (node.op === 'bucket') return 'buckets'
-  if (node.op === 'all_gather' && node.outputs[0]!.type.dtype === 'f32') return 'gathered'
+  // Those of f64 are chunk sums of the norm.
+  if (node.op === 'all_gather' && node.outputs[0]!.type.dtype !== 'f64') return 'gathered'
   return 'activations'
 }
 
@@ -161,7 +162,11 @@ function planProgram(
       const fresh =
         target.block.from === at && target.block.merged === null && !placed.has(output) && target.offset === 0
       const whole =
-        from.byteOffset === null && source.offset === 0 && from.bytes === to.bytes && from.arena === to.arena
+        from.byteOffset === null &&
+        source.offset === 0 &&
+        from.bytes === to.bytes &&
+        from.arena === to.arena &&
+        input.type.dtype === output.type.dtype
       const dies =
         from.to === at && node.inputs.every((other, j) => j === i || !other || owner(place(other).block) !== from)
       if (from === to || to.byteOffset !== null || !fresh || !whole || !dies) continue

@@ -55,6 +55,8 @@ const event = (step: number, seconds = 2): StepEvent => ({
   step,
   loss: 1 / 3,
   grad_norm: 0.1,
+  skipped: false,
+  skipped_steps: 0,
   lr: 1e-3,
   tokens: 1000,
   tokens_per_second: 1000 / seconds,
