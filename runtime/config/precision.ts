@@ -37,7 +37,9 @@ export const precisionSections = {
     loss_scale_window: integer(1).optional(),
     hysteresis: integer(1).optional(),
     consecutive_hysteresis: flag.optional(),
-    min_loss_scale: number(0).optional(),
+    min_loss_scale: number()
+      .refine((value) => value > 0, { error: 'a number above 0' })
+      .optional(),
     fp16_master_weights_and_grads: because(results(flag, false), `16-bit master weights: ${offload}`),
   }).optional(),
   bf16: section({

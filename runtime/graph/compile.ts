@@ -212,10 +212,11 @@ function fixedTensors(
   sharding: Sharding,
   programs: Readonly<Partial<Record<ProgramName, PlacedGraph>>>,
 ): FixedTensor[] {
-  const bytes = new Map<string, number>()
+  const tensors = new Map<string, FixedTensor>()
   for (const { graph } of Object.values(programs)) {
     for (const { name, value } of graph.inputs) {
-      bytes.set(name, Math.max(bytes.get(name) ?? 0, byteLength(value.type)))
+      const bytes = Math.max(tensors.get(name)?.bytes ?? 0, byteLength(value.type))
+      tensors.set(name, { name, bytes, dtype: value.type.dtype })
     }
   }
   const { units } = sharding.layout
@@ -226,11 +227,8 @@ function fixedTensors(
       units.map((unit) => `optimizer/${state}/${unit.name}`),
     ),
   ]
-  const others = [...bytes.keys()].filter((name) => !names.includes(name)).sort()
-  return [...names, ...others].flatMap((name) => {
-    const size = bytes.get(name)
-    return size === undefined ? [] : [{ name, bytes: size }]
-  })
+  const others = [...tensors.keys()].filter((name) => !names.includes(name)).sort()
+  return [...names, ...others].flatMap((name) => tensors.get(name) ?? [])
 }
 
 /** FNV-1a, 64 bits, of a parameter's name: the key under which it draws its initial values. */
