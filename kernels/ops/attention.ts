@@ -2,6 +2,7 @@
 // Legend: B batch, T sequence, H heads, D head size. Source of the tiling: FlashAttention-2 (arXiv 2307.08691).
 import {
   type Attributes,
+  dtypeBytes,
   elements,
   expectDtype,
   expectFloat,
@@ -100,7 +101,8 @@ export const attentionBackward: OpDefinition = {
   },
   workspace: (inputs, _outputs, attrs, threads) => {
     const { sequence, padded, size } = tiles(inputs[1]!, attrs)
-    return 4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + 16)
+    const halves = dtypeBytes[inputs[1]!.dtype] === 2 ? (sequence + 2 * 256) * size + 96 * 272 : 0
+    return 4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + halves + 16)
   },
 }
 
@@ -109,7 +111,8 @@ const stripElements = 8 * 1040
 
 /**
  * The sizes behind a thread's scratch: packed copies of one head's q, k, v and do in whole panels and vectors. With them go the sums
- * of 96 queries or, backward, two blocks of 96 x 272 scores.
+ * of 96 queries or, backward, two blocks of 96 x 272 scores; of 16 bits, those in pairs too, and the sums of gradients of all queries
+ * and of 256 keys.
  */
 function tiles(qkv: TensorType, attrs: Attributes): { sequence: number; padded: number; size: number } {
   const [, sequence, width] = qkv.shape as [number, number, number]

@@ -110,7 +110,7 @@ const headCost =
 const headWorkspace: NonNullable<OpDefinition['workspace']> = (inputs, _outputs, attributes, threads) => {
   const { x, classes } = head('linear_cross_entropy', inputs, attributes)
   const rows = Math.min(int(attributes, 'rows'), rowsOf(x.shape))
-  return packing(threads) + rowsOf(x.shape) * 8 + rows * classes * 4
+  return packing(threads, x.dtype) + rowsOf(x.shape) * 8 + rows * classes * 4
 }
 
 /** loss[1] of logits = x W without storing them: `rows` rows of logits at a time, in f32 whatever x is. */

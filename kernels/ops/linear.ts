@@ -5,6 +5,8 @@ import { expectKind } from './activation.js'
 import {
   type Attributes,
   byteLength,
+  type DType,
+  dtypeBytes,
   elements,
   expectDtype,
   expectFloat,
@@ -41,10 +43,13 @@ function productCost(inputs: readonly (TensorType | null)[], outputs: readonly T
 }
 
 /**
- * Bytes of scratch for one packed matrix product: panels of 2 x 384 x 1,536 elements for all threads together, and a block of
- * 96 rows of 400 for each (PANELS, MC and A_STRIDE of kernels/cpu/gemm.h).
+ * Bytes of scratch for one packed matrix product with a result of `dtype`: panels of 2 x 384 x 1,536 steps for all threads together, a
+ * block of 96 rows of 400 for each, and f32 sums for a result of 16 bits (`packing_bytes` of kernels/cpu/gemm.h).
  */
-export const packing = (threads: number): number => 4 * (2 * 384 * 1536 + threads * 96 * 400)
+export function packing(threads: number, dtype: DType): number {
+  const sums = dtypeBytes[dtype] === 2 ? Math.max(threads * 96 * 1536, 960 * 768) : 0
+  return 4 * (2 * 384 * 1536 + threads * 96 * 400 + sums)
+}
 
 /** A vector over the output features. */
 const biasOf = (y: TensorType): TensorType => ({ shape: [lastDim(y.shape)], dtype: y.dtype })
@@ -75,7 +80,7 @@ export const linear: OpDefinition = {
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
   inPlace: [[3, 0]],
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dx = dy W^T. */
@@ -90,7 +95,7 @@ export const linearInputGradient: OpDefinition = {
     product('linear_input_gradient', inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 }),
   ],
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dW = dy^T x (in the layout of `transposed`), over all rows, in fixed blocks of rows; with `wide` 1 it is f32 whatever x is. */
@@ -113,7 +118,7 @@ export const linearWeightGradient: OpDefinition = {
     return [{ shape: int(attributes, 'transposed') ? [k, n] : [n, k], dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(inputs[1]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** pre = x W (+ bias); y = f(pre as stored), in one pass over the product: what `linear` and `activation` give. */
@@ -131,7 +136,7 @@ export const linearActivation: OpDefinition = {
     return [y, y]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. */
@@ -150,7 +155,7 @@ export const linearInputGradientActivation: OpDefinition = {
     return [dpre]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 export const linears = [
