@@ -7,12 +7,15 @@ import { type Pass, Rewriter } from '../rewrite.js'
 export const cheapOps = ['activation', 'layer_norm'] as const
 export type CheapOp = (typeof cheapOps)[number]
 
-/** Makes the first output of these ops again in the backward. Other outputs (statistics) are kept. */
+/**
+ * Makes the first output of these ops again in the backward, within blocks; what follows the last block is read at once. Other outputs
+ * (statistics) are kept.
+ */
 export const recomputeCheap = (ops: readonly CheapOp[]): Pass => ({
   name: 'recompute-cheap',
   run(graph: Graph): Graph {
     const cheap = (node: Node | null): node is Node =>
-      node?.origin.phase === 'forward' && ops.some((op) => op === node.op)
+      node?.origin.phase === 'forward' && node.origin.block !== undefined && ops.some((op) => op === node.op)
     const kept = new Set<Value>(graph.outputs.map((output) => output.value))
     const rewriter = new Rewriter(graph)
     const again = new Map<Value, Value>()
