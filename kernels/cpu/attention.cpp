@@ -247,8 +247,8 @@ void attention(const Call& call) {
               return mul_add(earlier, splat(online.shrink[row]), value);
             };
             const int64_t depth = divide_up(count, step);
-            if (k0) multiply_add<step, SCORES_STRIDE, 1>(tile, scores, v, stride, depth, target, nothing, go_on);
-            else multiply_add<step, SCORES_STRIDE, 1>(tile, scores, v, stride, depth, target, nothing, Identity{});
+            if (k0) multiply_add<step, SCORES_STRIDE, 1>(tile, scores, v, stride, depth, target, nothing, finish_with(go_on));
+            else multiply_add<step, SCORES_STRIDE, 1>(tile, scores, v, stride, depth, target, nothing);
           }
         }
       for (int64_t t = q0; t < q1; ++t) {
@@ -399,7 +399,7 @@ void attention_backward(const Call& call) {
           for (int64_t d = 0; d < size; d += NR) {
             const Tile tile{s, d, rows, least(NR, size - d)};
             multiply_add<step, SCORES_STRIDE, 1>(tile, row_dscores, key_rows + k0 / step * stride + d, stride, divide_up(count, step),
-                                                 to_q, begun_of(to_q, k0 > 0), Identity{});
+                                                 to_q, begun_of(to_q, k0 > 0));
           }
         }
         for (int64_t j = 0; j < keys; j += MR) {
@@ -413,9 +413,9 @@ void attention_backward(const Call& call) {
           for (int64_t d = 0; d < size; d += NR) {
             const Tile tile{j, d, least(MR, keys - j), least(NR, size - d)};
             multiply_add<step, 1, SCORES_STRIDE>(tile, left, d_rows + from / step * stride + d, stride, depth, to_v,
-                                                 begun_of(to_v, begun), Identity{});
+                                                 begun_of(to_v, begun));
             multiply_add<step, 1, SCORES_STRIDE>(tile, d_left, query_rows + from / step * stride + d, stride, depth, to_k,
-                                                 begun_of(to_k, begun), Identity{});
+                                                 begun_of(to_k, begun));
           }
         }
       }

@@ -250,11 +250,6 @@ __attribute__((noinline)) void multiply_tile(O* to, int64_t to_stride, const flo
     for (int v = 0; v < V; ++v) store(to + m * to_stride + v * VL, sum[m][v]);
 }
 
-/// Keeps a final element as it is.
-struct Identity {
-  DT_INLINE vf operator()(vf value, int64_t, int64_t, int) const { return value; }
-};
-
 /// Where a register tile lies in C, and how much of it.
 struct Tile {
   int64_t row;
@@ -272,39 +267,62 @@ struct Rows {
   DT_INLINE T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
+/// What is done to the sums of a tile (rows of NR) before they are stored; nothing where `apply` is null. Not a template
+/// parameter of the product, which would be compiled again for each.
+struct Finish {
+  void (*apply)(const void* context, float* sums, const Tile& tile) = nullptr;
+  const void* context = nullptr;
+};
+
+/// f(value, row, column, lanes) for each vector of the tile. The Finish holds f's address.
+template <class F>
+DT_INLINE Finish finish_with(const F& f) {
+  const auto apply = [](const void* context, float* sums, const Tile& tile) {
+    const F& f = *static_cast<const F*>(context);
+    for (int64_t r = 0; r < tile.rows; ++r)
+      for (int64_t s = 0; s < tile.columns; s += VL) {
+        float* const at = sums + r * NR + s;
+        store(at, f(load(at), tile.row + r, tile.column + s, lanes_left(tile.columns - s)));
+      }
+  };
+  return {apply, &f};
+}
+
 /// One register tile of C = finish(before + A B). A is given at the tile's first row, B at its first column.
-template <int step, int row_stride, int column_stride, class O, class B, class Finish>
+template <int step, int row_stride, int column_stride, class O, class B>
 DT_INLINE void multiply_add(Tile tile, const float* a, const float* b, int64_t b_stride, int64_t steps, Rows<O> c,
-                            Rows<const B> before, Finish finish) {
+                            Rows<const B> before, Finish finish = {}) {
   O* const to = c.at(tile.row, tile.column);
   for (int64_t r = 0; r < tile.rows; ++r) {
     __builtin_prefetch(to + r * c.stride, 1);
     __builtin_prefetch(to + r * c.stride + tile.columns - 1, 1);
   }
-  if constexpr (std::is_same_v<Finish, Identity>) {
-    if (tile.rows == MR && tile.columns == NR && (!before.data || std::is_same_v<B, float>)) {
-      const float* old = nullptr;
-      if constexpr (std::is_same_v<B, float>) old = before.data ? before.at(tile.row, tile.column) : nullptr;
-      return multiply_tile<step, O, MR, 2, row_stride, column_stride>(to, c.stride, old, before.stride, a, b, b_stride, steps);
-    }
+  if (!finish.apply && tile.rows == MR && tile.columns == NR && (!before.data || std::is_same_v<B, float>)) {
+    const float* old = nullptr;
+    if constexpr (std::is_same_v<B, float>) old = before.data ? before.at(tile.row, tile.column) : nullptr;
+    return multiply_tile<step, O, MR, 2, row_stride, column_stride>(to, c.stride, old, before.stride, a, b, b_stride, steps);
   }
   alignas(64) float sums[MR * NR];
   if (tile.columns > VL) multiply_tile<step, float, MR, 2, row_stride, column_stride>(sums, NR, nullptr, 0, a, b, b_stride, steps);
   else multiply_tile<step, float, MR, 1, row_stride, column_stride>(sums, NR, nullptr, 0, a, b, b_stride, steps);
+  if (before.data) {
+    for (int64_t r = 0; r < tile.rows; ++r)
+      for (int64_t s = 0; s < tile.columns; s += VL) {
+        float* const at = sums + r * NR + s;
+        store(at, load_part(before.at(tile.row + r, tile.column + s), lanes_left(tile.columns - s)) + load(at));
+      }
+  }
+  if (finish.apply) finish.apply(finish.context, sums, tile);
   for (int64_t r = 0; r < tile.rows; ++r)
-    for (int64_t s = 0; s < tile.columns; s += VL) {
-      const int lanes = lanes_left(tile.columns - s);
-      vf value = load(sums + r * NR + s);
-      if (before.data) value = load_part(before.at(tile.row + r, tile.column + s), lanes) + value;
-      store_part(to + r * c.stride + s, finish(value, tile.row + r, tile.column + s, lanes), lanes);
-    }
+    for (int64_t s = 0; s < tile.columns; s += VL)
+      store_part(to + r * c.stride + s, load(sums + r * NR + s), lanes_left(tile.columns - s));
 }
 
 /// C (m x n, rows `c_stride` apart) = finish(initial + A B), A m x k and B k x n. `initial` has C's layout, may be C
-/// itself, or is null for zero. `finish(value, row, column, lanes)` is applied once to each final vector of C. The call's
-/// workspace begins with packing_bytes<O>(threads).
-template <class T, class O, class Finish = Identity>
-inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, O* c, int64_t c_stride,
+/// itself, or is null for zero. `finish` is applied once to each final tile of C. The call's workspace begins with
+/// packing_bytes<O>(threads).
+template <class T, class O>
+__attribute__((noinline)) void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, O* c, int64_t c_stride,
                  const O* initial, Finish finish = {}) {
   if (m == 0 || n == 0) return;
   constexpr int64_t step = STEP<T>;
@@ -381,7 +399,7 @@ inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix<T> a,
                 const Tile tile{m0 + i, n0 + j, least(MR, rows - i), least(NR, to - j)};
                 const float* const left = block + i * A_STRIDE;
                 const float* const panel = panels + (k0 - s0) * width + j * steps;
-                const auto add = [&](auto target, auto before, auto f) {
+                const auto add = [&](auto target, auto before, Finish f = {}) {
                   if (along) multiply_add<step, A_STRIDE, 1>(tile, left, panel, NR, steps, target, before, f);
                   else multiply_add<step, 1, MR>(tile, left, panel, NR, steps, target, before, f);
                 };
@@ -390,10 +408,10 @@ inline void gemm(const Call& call, int64_t m, int64_t n, int64_t k, Matrix<T> a,
                 const Rows<const float> sum{k0 ? partial.data : nullptr, partial.stride};
                 if (k0) {
                   if (last) add(result, sum, finish);
-                  else add(partial, sum, Identity{});
+                  else add(partial, sum);
                 } else {
                   if (last) add(result, start, finish);
-                  else add(partial, start, Identity{});
+                  else add(partial, start);
                 }
               }
           }

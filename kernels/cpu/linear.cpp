@@ -29,13 +29,12 @@ DT_INLINE Matrix<T> weight_NK(const T* weight, bool transposed, int64_t k, int64
   return transposed ? columns_of(weight, n) : rows_of(weight, k);
 }
 
+/// y = x W (+ bias) (+ residual).
 template <class T>
-struct AddBias {
-  const T* bias;
-  DT_INLINE vf operator()(vf value, int64_t, int64_t column, int lanes) const {
-    return value + load_part(bias + column, lanes);
-  }
-};
+void affine(const Call& call, int64_t m, int64_t n, int64_t k, const T* x, Matrix<T> w, const T* bias, const T* residual, T* y) {
+  const auto add_bias = [=](vf value, int64_t, int64_t column, int lanes) { return value + load_part(bias + column, lanes); };
+  gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, residual, bias ? finish_with(add_bias) : Finish{});
+}
 
 template <class T>
 void linear(const Call& call) {
@@ -47,8 +46,7 @@ void linear(const Call& call) {
   T* y = data_of<T>(op, "y", call.out(0));
   const int64_t m = call.in(0).rows(), k = call.in(0).last(), n = call.out(0).last();
   const Matrix<T> w = weight_KN(weight, call.attrs<abi::LinearAttributes>().transposed, k, n);
-  if (bias) gemm(call, m, n, k, rows_of(x, k), w, y, n, residual, AddBias<T>{bias});
-  else gemm(call, m, n, k, rows_of(x, k), w, y, n, residual);
+  affine(call, m, n, k, x, w, bias, residual, y);
 }
 
 template <class T>
@@ -76,7 +74,7 @@ void linear_input_gradient_activation(const Call& call) {
     const auto finish = [=](vf value, int64_t row, int64_t column, int lanes) {
       return value * activate_gradient<kind.value>(load_part(pre + row * k + column, lanes));
     };
-    gemm<T, T>(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, finish);
+    gemm<T, T>(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, finish_with(finish));
   });
 }
 
@@ -106,11 +104,7 @@ void linear_activation(const Call& call) {
   const int64_t m = call.in(0).rows(), k = call.in(0).last();
   const int64_t n = call.in(1).dims[attributes.transposed ? 1 : 0];
   const Matrix<T> w = weight_KN(weight, attributes.transposed, k, n);
-  if (!y) {
-    if (bias) gemm<T, T>(call, m, n, k, rows_of(x, k), w, pre, n, nullptr, AddBias<T>{bias});
-    else gemm<T, T>(call, m, n, k, rows_of(x, k), w, pre, n, nullptr);
-    return;
-  }
+  if (!y) return affine<T>(call, m, n, k, x, w, bias, nullptr, pre);
   with_kind(op, attributes.kind, [&](auto kind) {
     const auto finish = [=](vf value, int64_t row, int64_t column, int lanes) {
       if (bias) value += load_part(bias + column, lanes);
@@ -118,7 +112,7 @@ void linear_activation(const Call& call) {
       if (pre) store_part(pre + row * n + column, value, lanes);
       return activate<kind.value>(value);
     };
-    gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, nullptr, finish);
+    gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, nullptr, finish_with(finish));
   });
 }
 

@@ -102,7 +102,9 @@ export const attentionBackward: OpDefinition = {
   workspace: (inputs, _outputs, attrs, threads) => {
     const { sequence, padded, size } = tiles(inputs[1]!, attrs)
     const halves = dtypeBytes[inputs[1]!.dtype] === 2 ? (sequence + 2 * 256) * size + 96 * 272 : 0
-    return 4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + halves + 16)
+    return (
+      4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + halves + 16)
+    )
   },
 }
 
