@@ -15,6 +15,7 @@ import {
 } from '../../../runtime/graph/compile.js'
 import { fragmentsOf } from '../../../runtime/graph/partition/layout.js'
 import { cheapOps } from '../../../runtime/graph/passes/recompute.js'
+import { crossEntropy } from '../../../runtime/nn/functional.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
 
@@ -237,6 +238,27 @@ test('in 16 bits what crosses between ranks is 16 bits; f32 stays where it must'
   t.deepEqual(dtypesOf('embedding_backward', 'outputs', 0), new Set(['f32']))
   t.deepEqual(dtypesOf('adam', 'inputs', 0), new Set(['f32']))
   t.deepEqual(dtypesOf('adam', 'outputs', 3), new Set(['bf16']))
+})
+
+test('a loss of the user computes in f32 on 16-bit logits', (t) => {
+  const precision = { ...fullPrecision, ...precisions['bf16'] }
+  const loss: NonNullable<CompileOptions['loss']> = (logits, targets) =>
+    crossEntropy(logits.scale(0.5), targets).scale(2)
+  const { programs } = compiled({ ranks: 1, precision, loss })
+  const { program } = programs.only!
+  const scales = program.instructions.filter(({ op, debug }) => op === 'scale' && debug.phase === 'forward')
+  // The two above, and the compiler's own.
+  t.is(scales.length, 3)
+  for (const { inputs, outputs } of scales) {
+    t.is(program.tensors[inputs[0]!]!.dtype, 'f32')
+    t.is(program.tensors[outputs[0]!]!.dtype, 'f32')
+  }
+  const dlogits = program.instructions.find(({ op }) => op === 'cross_entropy_backward')
+  t.is(program.tensors[dlogits!.outputs[0]!]!.dtype, 'f32')
+  const [head] = program.instructions.filter(
+    ({ op, debug }) => op === 'linear_weight_gradient' && debug.module === 'lm_head',
+  )
+  t.is(program.tensors[head!.inputs[1]!]!.dtype, 'bf16')
 })
 
 test('modules kept in f32 keep their parameters, in units of their own, and compute in f32', (t) => {
