@@ -122,20 +122,28 @@ DT_INLINE void multiply_strip(const Plan& plan, float* scores, const float* stri
 /// Lanes of the vector at `column` that lie below `visible`.
 DT_INLINE vi below(int64_t column, int64_t visible) { return first_lanes(visible - column); }
 
+/// To bf16 for a product, which takes subnormal numbers as zeros as this does.
+DT_INLINE vh to_bf16_operand(vf x) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+  return to_bf16(x);
+#endif
+}
+
 /// One row of a left operand, in place: pairs at the row's start where T is multiplied in pairs.
 template <class T>
 DT_INLINE void pair_along(float* row, int64_t columns) {
   if constexpr (STEP<T> == 2) {
-    for (int64_t c = 0; c < columns; c += VL) store(reinterpret_cast<T*>(row) + c, load(row + c));
+    for (int64_t c = 0; c < columns; c += VL) store_half(reinterpret_cast<T*>(row) + c, to_bf16_operand(load(row + c)), VL);
   }
 }
 
 /// Two rows of a left operand whose sum goes over rows, as pairs: `second` is null where there is none.
-template <class T>
 DT_INLINE void pair_across(float* to, const float* first, const float* second, int64_t columns) {
   for (int64_t c = 0; c < columns; c += VL) {
-    const vu low = __builtin_convertvector(narrow(load(first + c), T{}), vu);
-    const vu high = second ? __builtin_convertvector(narrow(load(second + c), T{}), vu) : vu{};
+    const vu low = __builtin_convertvector(to_bf16_operand(load(first + c)), vu);
+    const vu high = second ? __builtin_convertvector(to_bf16_operand(load(second + c)), vu) : vu{};
     store(to + c, (vf)(low | high << 16));
   }
 }
@@ -390,8 +398,8 @@ void attention_backward(const Call& call) {
             for (int64_t r = 0; r < rows; r += 2) {
               const int64_t at = r * SCORES_STRIDE, next = at + SCORES_STRIDE, to = (s - q0 + r) / 2 * SCORES_STRIDE;
               const bool two = r + 1 < rows;
-              pair_across<T>(score_pairs + to, row_scores + at, two ? row_scores + next : nullptr, columns);
-              pair_across<T>(dscore_pairs + to, row_dscores + at, two ? row_dscores + next : nullptr, columns);
+              pair_across(score_pairs + to, row_scores + at, two ? row_scores + next : nullptr, columns);
+              pair_across(dscore_pairs + to, row_dscores + at, two ? row_dscores + next : nullptr, columns);
               pair_along<T>(row_dscores + at, columns);
               if (two) pair_along<T>(row_dscores + next, columns);
             }

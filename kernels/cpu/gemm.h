@@ -175,14 +175,17 @@ inline void pack_panels(float* to, Matrix<T> from, int64_t depth, int64_t column
       }
       continue;
     }
-    for (int64_t k = 0; k < depth; k += VL * STEP<T>) {
+    constexpr int64_t span = VL * STEP<T>;
+    for (int64_t k = 0; k < depth; k += span) {
       const int64_t here = least(VL, divide_up(depth - k, STEP<T>));
+      // Two blocks ahead: in these columns or, at their end, at the beginning of the next panel's.
+      const int64_t ahead = k + 2 * span < depth ? 2 * span : NR * panel.column_stride + 2 * span - round_up(depth, span);
       for (int64_t u = 0; u < NR; u += VL) {
         vf block[VL];
 #pragma GCC unroll 16
         for (int i = 0; i < VL; ++i) {
           const T* source = panel.data + (u + i) * panel.column_stride + k;
-          if (u + i < width) __builtin_prefetch(source + 2 * VL * STEP<T>);
+          __builtin_prefetch(source + ahead);
           block[i] = u + i < width ? load_steps(source, depth - k) : vf{};
         }
         transpose(block);
@@ -217,7 +220,7 @@ DT_INLINE vf multiply_step(const float* a, vf row, vf sum) {
 /// fixed address beside one pointer; rows of B are `stride` apart.
 template <int step, int M, int V, int row_stride, int column_stride>
 DT_INLINE void multiply(vf (&sum)[M][V], const float* a, const float* b, int64_t stride, int64_t steps) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int64_t k = 0; k < steps; ++k) {
     vf row[V];
 #pragma GCC unroll 4

@@ -98,6 +98,11 @@ export const lastDim = (shape: readonly number[]): number => shape[shape.length 
 
 export const int = (attributes: Attributes, name: string): number => attributes[name] as number
 export const option = (attributes: Attributes, name: string): number => (attributes[name] ?? 0) as number
+/** The attributes with every option that they leave out. */
+export const withOptions = ({ attributes: kinds }: OpDefinition, attributes: Attributes): Attributes => ({
+  ...Object.fromEntries(Object.entries(kinds).flatMap(([name, kind]) => (kind === 'option' ? [[name, 0]] : []))),
+  ...attributes,
+})
 export const ints = (attributes: Attributes, name: string): readonly number[] => attributes[name] as readonly number[]
 
 /** The input at `index`, which the op requires. */

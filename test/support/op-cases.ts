@@ -170,6 +170,7 @@ function* linearCases(): Generator<OpCase> {
     { rows: [515], k: 64, n: 48, compareOnly: true },
     { rows: [137], k: 803, n: 549, compareOnly: true },
     { rows: [11], k: 4099, n: 37, compareOnly: true },
+    { rows: [5], k: 5003, n: 481, compareOnly: true },
   ]
   for (const { rows, k, n, compareOnly } of sizes) {
     for (const transposed of [0, 1]) {
