@@ -1,6 +1,6 @@
 // The typed graph: what tracing records, autodiff extends and passes rewrite. Nodes are in topological order, values are immutable.
 // A pass never edits a graph: it builds another one (see rewrite.ts).
-import { type Attributes, OpError, showType, type TensorType } from '../../kernels/ops/definition.js'
+import { type Attributes, type OpDefinition, OpError, showType, type TensorType } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 
 /** Where in a step a node belongs. */
@@ -13,6 +13,8 @@ export interface Origin {
   readonly module?: string
   /** Path of the enclosing block: the unit of activation checkpointing and of ZeRO-3 gathers. */
   readonly block?: string
+  /** Set outside of every module's `forward`: the arithmetic of the loss. */
+  readonly loss?: boolean
   /** `file:line` of the user's code. */
   readonly source?: string
   /** Set on copies of forward nodes that checkpointing recomputes in the backward; never merged with their originals. */
@@ -75,6 +77,12 @@ export class GraphError extends Error {
   }
 }
 
+/** Attributes with every option that the call leaves out at its 0, so that equal nodes look equal. */
+function withOptions({ attributes }: OpDefinition, given: Attributes): Attributes {
+  const open = Object.entries(attributes).filter(([name, kind]) => kind === 'option' && given[name] === undefined)
+  return open.length === 0 ? given : { ...given, ...Object.fromEntries(open.map(([name]) => [name, 0])) }
+}
+
 /** Makes graphs: the only place where values and nodes come to be. */
 export class GraphBuilder {
   readonly #inputs: GraphInput[] = []
@@ -94,11 +102,12 @@ export class GraphBuilder {
   emit(
     op: string,
     inputs: readonly (Value | null)[],
-    attributes: Attributes,
+    given: Attributes,
     origin: Origin,
     scalars: readonly string[] = opNamed(op).scalars,
   ): Value[] {
     const definition = opNamed(op)
+    const attributes = withOptions(definition, given)
     const operands = definition.inputs.map((name, i) => {
       const value = inputs[i] ?? null
       if (!value && !name.endsWith('?')) {
