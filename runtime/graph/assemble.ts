@@ -7,7 +7,6 @@ import {
   programHash,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
-import { withOptions } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import type { Node, Value } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
@@ -70,7 +69,7 @@ export function assemble(
       inputs: node.inputs.map((value) => value && tensorOf(value)),
       outputs: node.outputs.map((value, o) => (wanted(value, o) ? tensorOf(value) : null)),
       scalars: node.scalars.map(scalarOf),
-      attributes: withOptions(op, node.attributes),
+      attributes: node.attributes,
       workspace: bytes ? indexOf({ arena: 'workspace', byteOffset: 0, dtype: 'u8', shape: [bytes] }) : null,
       debug: {
         phase: node.origin.phase,

@@ -1,6 +1,6 @@
 // The typed graph: what tracing records, autodiff extends and passes rewrite. Nodes are in topological order, values are immutable.
 // A pass never edits a graph: it builds another one (see rewrite.ts).
-import { type Attributes, type OpDefinition, OpError, showType, type TensorType } from '../../kernels/ops/definition.js'
+import { type Attributes, OpError, showType, type TensorType, withOptions } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 
 /** Where in a step a node belongs. */
@@ -77,12 +77,6 @@ export class GraphError extends Error {
   }
 }
 
-/** Attributes with every option that the call leaves out at its 0, so that equal nodes look equal. */
-function withOptions({ attributes }: OpDefinition, given: Attributes): Attributes {
-  const open = Object.entries(attributes).filter(([name, kind]) => kind === 'option' && given[name] === undefined)
-  return open.length === 0 ? given : { ...given, ...Object.fromEntries(open.map(([name]) => [name, 0])) }
-}
-
 /** Makes graphs: the only place where values and nodes come to be. */
 export class GraphBuilder {
   readonly #inputs: GraphInput[] = []
@@ -107,6 +101,7 @@ export class GraphBuilder {
     scalars: readonly string[] = opNamed(op).scalars,
   ): Value[] {
     const definition = opNamed(op)
+    // Every option is written out, so that equal nodes look equal.
     const attributes = withOptions(definition, given)
     const operands = definition.inputs.map((name, i) => {
       const value = inputs[i] ?? null
