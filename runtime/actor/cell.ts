@@ -8,7 +8,7 @@ import { ActorError, asError, type Cause, deadActor, exceptionCause } from './er
 import type { ActivityView } from './events.js'
 import { type Frame, frames } from './frame.js'
 import { createLogger, type Logger, type LogLevel } from './log.js'
-import { Queue } from './queue.js'
+import { Queue, type Room } from './queue.js'
 import { noCredit, Stash } from './stash.js'
 import { HandlerTimes } from './stats.js'
 import type { StreamOwner, Streams } from './streams.js'
@@ -20,6 +20,8 @@ import { allUnits, bytesLeft, giveBytes } from './weight.js'
 export interface CellHost extends ContextHost {
   readonly credits: CreditTable
   readonly clock: Clock
+  /** Of mailboxes. */
+  readonly queues: Room
   readonly streams: Streams
   readonly tracing: Tracing | null
   /** Whole milliseconds, to within one turn of the event loop. */
@@ -72,7 +74,7 @@ export class Cell implements ContextCell, StreamOwner {
   /** Set by the host while the cell waits for a turn. */
   scheduled = false
   private readonly life: number
-  private readonly letters = new Queue<Letter>()
+  private readonly letters: Queue<Letter>
   private notices: Queue<Terminated> | null = null
   readonly frame: Frame
   private readonly context: ActorContext
@@ -115,6 +117,7 @@ export class Cell implements ContextCell, StreamOwner {
     this.logLevel = spec.logLevel
     const { slot, id, bytes } = spec.address
     this.life = host.credits.open(slot, id, spec.capacity, bytes && { slot: bytes.slot, units: allUnits(bytes) })
+    this.letters = new Queue(host.queues)
     this.frame = { host, actor: this, chain: [this.address] }
     this.context = new Context(host, this)
   }
@@ -482,7 +485,10 @@ export class Cell implements ContextCell, StreamOwner {
     if (this.over) return
     this.ran()
     // A letter that was stashed is answered when it is handled again.
-    if (ask && this.message) this.host.answer(this, frame, ask, value)
+    if (ask) {
+      if (this.message) this.host.answer(this, frame, ask, value)
+      this.ask = null
+    }
     this.message = null
     this.settled()
   }

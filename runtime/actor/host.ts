@@ -25,7 +25,7 @@ import type { AskView, HostView } from './events.js'
 import { type Frame, frames } from './frame.js'
 import { Pending } from './pending.js'
 import type { ActorRef, AskOptions } from './protocol.js'
-import { Queue } from './queue.js'
+import { Queue, Room } from './queue.js'
 import { Ref } from './ref.js'
 import { isStream, Streams } from './streams.js'
 import { findTracing, type Tracing } from './tracing.js'
@@ -62,6 +62,7 @@ export class Host implements CellHost, Inbox {
   /** The guardian, on host 0 only. */
   guardian: ReportSink | null = null
   readonly clock: Clock
+  readonly queues = new Room()
   readonly streams = new Streams((to, signal) => this.send(to, signal))
   tracing: Tracing | null = null
   private readonly transport: Transport

@@ -1,14 +1,43 @@
-// A first-in first-out queue that takes and gives in constant time. Memory follows the number of waiting items.
+// A first-in first-out queue that takes and gives in constant time. Memory follows the number of waiting items: an empty queue keeps some
+// room, and of many queues only those that needed it last.
 
 const least = 16
 /** An empty queue gives back what is larger. */
 const mostKept = 1024
+/** Queues that are looked at for one that is empty. */
+const mostLooks = 4
+
+/** Lets the queues that grew last keep their room; of others, those that are empty give it back. */
+export class Room {
+  private readonly grown = new Set<Queue<unknown>>()
+
+  constructor(private readonly most = 256) {}
+
+  grew(queue: Queue<unknown>): void {
+    this.grown.add(queue)
+    if (this.grown.size <= this.most) return
+    let looks = 0
+    for (const oldest of this.grown) {
+      this.grown.delete(oldest)
+      if (oldest.giveBack()) return
+      this.grown.add(oldest)
+      if (++looks === mostLooks) return
+    }
+  }
+
+  /** A queue that grew is empty; true: there are so many that it has to give back its room. */
+  leaves(queue: Queue<unknown>): boolean {
+    return this.grown.size > this.most && this.grown.delete(queue)
+  }
+}
 
 /** A queue over a circle of slots, a power of two of them. */
 export class Queue<T> {
   private slots: (T | undefined)[] = []
   private head = 0
   private count = 0
+
+  constructor(private readonly room: Room | null = null) {}
 
   get size(): number {
     return this.count
@@ -30,10 +59,8 @@ export class Queue<T> {
     const item = slots[head]
     slots[head] = undefined
     this.head = (head + 1) & (slots.length - 1)
-    if (--this.count === 0 && slots.length > mostKept) {
-      this.slots = []
-      this.head = 0
-    }
+    if (--this.count === 0 && slots.length > least && (slots.length > mostKept || this.room?.leaves(this)))
+      this.giveBack()
     return item
   }
 
@@ -50,12 +77,21 @@ export class Queue<T> {
     return item
   }
 
+  /** Gives its room back; false: it is in use. */
+  giveBack(): boolean {
+    if (this.count > 0) return false
+    this.slots = []
+    this.head = 0
+    return true
+  }
+
   private grow(): void {
     const items: (T | undefined)[] = this.unrolled()
     const length = Math.max(least, items.length * 2)
     while (items.length < length) items.push(undefined)
     this.slots = items
     this.head = 0
+    if (length > least) this.room?.grew(this)
   }
 
   private unrolled(): T[] {

@@ -75,11 +75,12 @@ export async function crowd(count: number, workers: number, tells: number): Prom
   let refs = await start(count)
   const spawnedPerSecond = Math.round((count / (performance.now() - began)) * 1000)
   const fresh = await each()
-  for (const ref of refs)
-    for (let n = 0; n < tells; n++) while (!ref.tell({ type: 'add', amount: n })) await ref.ready()
   const expected = (tells * (tells - 1)) / 2
   for (let from = 0; from < refs.length; from += together) {
-    const sums = await Promise.all(refs.slice(from, from + together).map((ref) => ref.ask({ type: 'sum' })))
+    const some = refs.slice(from, from + together)
+    for (const ref of some)
+      for (let n = 0; n < tells; n++) while (!ref.tell({ type: 'add', amount: n })) await ref.ready()
+    const sums = await Promise.all(some.map((ref) => ref.ask({ type: 'sum' })))
     const wrong = sums.findIndex((sum) => sum !== expected)
     if (wrong >= 0) throw new Error(`crowd: sum of actor ${from + wrong}, expected ${expected}, got ${sums[wrong]}`)
   }

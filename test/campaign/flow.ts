@@ -203,7 +203,8 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
   const waiting = async () => (await system.inspect()).actors.find(({ path }) => path === 'consumer')?.mailbox.depth
   while ((await waiting()) !== 0) await sleep(20)
   const { handled, long } = await to.ask({ type: 'handled' })
-  await sleep(50)
+  // Dead letters may still be on their way.
+  for (let looks = 0; handled + lost < taken && looks < 100; looks++) await sleep(50)
   if (handled + lost !== taken)
     throw new Error(`flow: handled and lost, expected all ${taken} that were taken, got ${handled} and ${lost}`)
   if (deepest > capacity) throw new Error(`flow: messages waiting, expected at most ${capacity}, got ${deepest}`)

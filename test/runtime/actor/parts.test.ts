@@ -3,7 +3,7 @@ import test from 'ava'
 import fc from 'fast-check'
 import { CreditTable, down, full, maxCapacity } from '../../../runtime/actor/credits.js'
 import { ActorError } from '../../../runtime/actor/errors.js'
-import { Queue } from '../../../runtime/actor/queue.js'
+import { Queue, Room } from '../../../runtime/actor/queue.js'
 import { Random } from '../../../runtime/actor/random.js'
 import { HandlerTimes } from '../../../runtime/actor/stats.js'
 import { fallTogether, policyOf, RestartBudget, samePolicy, unitName } from '../../../runtime/actor/supervision.js'
@@ -35,6 +35,30 @@ test('a queue is an array with push, shift and removal', (t) => {
     }),
   )
   t.pass()
+})
+
+test('of many queues, those that grew last keep room; one that holds something keeps its items', (t) => {
+  const room = new Room(3)
+  const queues = Array.from({ length: 8 }, () => new Queue<number>(room))
+  const kept = () => queues.map((queue) => (queue as unknown as { slots: unknown[] }).slots.length)
+  for (const [n, queue] of queues.entries()) {
+    for (let i = 0; i < 20; i++) queue.push(i)
+    // The second stays full, the others are emptied.
+    if (n !== 1) while (queue.size > 0) queue.shift()
+  }
+  t.is(kept().filter((length) => length > 16).length, 3)
+  t.deepEqual(kept().slice(-2), [32, 32])
+  t.is(kept()[0], 0)
+  // All are in use at once, and then none is.
+  for (const queue of queues) for (let i = 0; i < 20; i++) queue.push(i)
+  t.is(kept().filter((length) => length > 16).length, 8)
+  for (const queue of queues.toSpliced(1, 1)) while (queue.size > 0) queue.shift()
+  t.is(kept().filter((length) => length > 16).length, 3)
+  for (let i = 0; i < 40; i++) t.is(queues[1]!.shift(), i % 20)
+  for (const queue of queues) {
+    queue.push(7)
+    t.is(queue.shift(), 7)
+  }
 })
 
 test('credits: never more out than the capacity, and none of an earlier life comes back', (t) => {
