@@ -81,8 +81,6 @@ function verifyCollective(
 ): void {
   const declared = int(instruction.attributes, 'ranks')
   if (declared !== ranks) fail(`attribute ranks of ${name}`, ranks, declared)
-  const sums = instruction.op === 'reduce_scatter' || instruction.op === 'all_reduce'
-  if (sums && input?.dtype !== 'f32' && input?.dtype !== 'f64') fail(`dtype of ${name}`, 'f32 or f64', input?.dtype)
   if (!input || !output || input.arena !== output.arena) return
   const whole = (tensor: TensorRecord): Region => ({
     start: tensor.byteOffset,
@@ -101,7 +99,7 @@ function verifyCollective(
         ? [part(input), whole(output), slice(output)]
         : [whole(output), whole(input), instruction.op === 'all_to_all' && ranks > 1 ? null : whole(input)]
   const overlap = mine.start < theirs.end && theirs.start < mine.end
-  const same = allowed && mine.start === allowed.start && mine.end === allowed.end
+  const same = allowed && mine.start === allowed.start && mine.end === allowed.end && input.dtype === output.dtype
   if (overlap && !same)
     fail(`memory of ${name}`, 'operands apart or this rank’s own slice', 'an overlap that peers read')
 }

@@ -24,6 +24,40 @@ export const within = (least: number, most: number): Value<number> => ({
   },
 })
 
+const units: Readonly<Record<string, number>> = {
+  '': 1,
+  b: 1,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
+}
+
+/** Bytes: `3GiB`, `512 MiB`, `1.5GB`, `4096`. */
+export const byteSize: Value<number> = {
+  expected: 'a size above 0 such as 3GiB, 512MiB or 4096',
+  read: (text) => {
+    const [, digits, unit = ''] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim()) ?? []
+    const bytes = Math.floor(Number(digits) * (units[unit.toLowerCase()] ?? Number.NaN))
+    return bytes > 0 ? bytes : undefined
+  },
+}
+
+export const pattern: Value<RegExp> = {
+  expected: 'a regular expression',
+  read: (text) => {
+    try {
+      return new RegExp(text)
+    } catch {
+      return undefined
+    }
+  },
+}
+
 export const oneOf = <T extends string | number>(...values: readonly T[]): Value<T> => ({
   expected: values.join(' or '),
   read: (text) => values.find((candidate) => String(candidate) === text),

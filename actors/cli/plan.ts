@@ -1,9 +1,27 @@
 // The memory plan for people and for programs: bytes by category for one rank, before anything runs.
-import { arenaNames } from '../../kernels/abi/program.js'
+import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
+import type { DType } from '../../kernels/ops/definition.js'
 import { planTotals } from '../../runtime/graph/compile.js'
+import type { MemoryPlan } from '../../runtime/graph/plan.js'
 import { countParameters } from '../../runtime/nn/module.js'
 import { formatBytes, formatCount } from '../../runtime/observe/index.js'
+import { describeRecompute } from '../engine/fit.js'
 import type { Prepared } from '../engine/prepare.js'
+
+/** Dtypes as configurations spell them. */
+const dtypeName = (dtype: DType): string => ({ f32: 'fp32', f16: 'fp16' })[dtype as string] ?? dtype
+
+/** What outlives a run, by category and dtype. */
+function bytesByDType({ fixed }: MemoryPlan): Partial<Record<ArenaName, Record<string, number>>> {
+  const sizes: Partial<Record<ArenaName, Record<string, number>>> = {}
+  for (const { arena, bytes, dtype } of fixed.values()) {
+    if (arena === 'io') continue
+    const name = dtypeName(dtype)
+    const own = sizes[arena] ?? {}
+    sizes[arena] = { ...own, [name]: (own[name] ?? 0) + bytes }
+  }
+  return sizes
+}
 
 /** `--dry-run --json`: all sizes in bytes, for each rank. */
 export function planReport(prepared: Prepared) {
@@ -19,8 +37,15 @@ export function planReport(prepared: Prepared) {
     stage: config.zero.stage,
     batch: config.batch,
     sequence,
+    precision: {
+      weights: dtypeName(config.precision.dtype),
+      gradients: dtypeName(compilation.sharding.options.gradients),
+      accumulation: dtypeName(compilation.sharding.options.accumulation),
+    },
+    recompute: prepared.recompute,
     bytes_per_rank: { ...arenas, total },
     bytes: total * ranks,
+    bytes_by_dtype: bytesByDType(compilation.plan),
     programs: Object.fromEntries(
       Object.entries(compilation.programs).map(([name, { program, hash }]) => [
         name,
@@ -33,7 +58,7 @@ export function planReport(prepared: Prepared) {
 const meaning: Readonly<Record<(typeof arenaNames)[number], string>> = {
   parameters: 'weights (a slice from ZeRO stage 3 on)',
   gradients: 'accumulated gradients (a slice from stage 2 on)',
-  optimizer: 'optimizer states (a slice from stage 1 on)',
+  optimizer: 'optimizer states, and masters of 16-bit weights (a slice from stage 1 on)',
   activations: 'values between forward and backward, reused by lifetime',
   buckets: 'gradients on their way to their owner',
   gathered: 'parameters gathered from other ranks (stage 3)',
@@ -46,11 +71,22 @@ export function planText(prepared: Prepared): string {
   const { batch } = report
   const row = (name: string, bytes: number, note: string): string =>
     `  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}  ${note}`
+  const { weights, gradients, accumulation } = report.precision
+  const again = describeRecompute(prepared.recompute, prepared.blocks)
+  /** `bf16 56.6 MiB, fp32 1.00 MiB` where a category has one, or the dtype alone. */
+  const dtypes = (name: ArenaName): string => {
+    const sizes = Object.entries(report.bytes_by_dtype[name] ?? {})
+    if (sizes.length === 0) return ''
+    if (sizes.length === 1) return `; ${sizes[0]![0]}`
+    return `; ${sizes.map(([dtype, bytes]) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`
+  }
   return [
     `${formatCount(report.parameters)} parameters on ${report.ranks} ranks x ${report.threads} threads (${report.device}${report.isa ? `, ${report.isa}` : ''}), ZeRO stage ${report.stage}`,
     `batch ${batch.train} = ${batch.micro} rows x ${batch.accumulation} micro-steps x ${batch.world} ranks, ${report.sequence} tokens a row`,
+    `weights and activations in ${weights}, gradients made and sent in ${gradients}, added up in ${accumulation}`,
+    ...(again ? [`recomputed in the backward: ${again}`] : []),
     'bytes of one rank:',
-    ...arenaNames.map((name) => row(name, report.bytes_per_rank[name], meaning[name])),
+    ...arenaNames.map((name) => row(name, report.bytes_per_rank[name], meaning[name] + dtypes(name))),
     row('total', report.bytes_per_rank.total, `all ranks: ${formatBytes(report.bytes)}`),
     'programs:',
     ...Object.entries(report.programs).map(

@@ -44,6 +44,8 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       device: flags.device,
       seed: flags.seed,
       checkpointActivations: flags.checkpointActivations,
+      memoryLimit: flags.memoryLimit,
+      keepInFp32: flags.keepInFp32,
       restarts: flags.restarts,
       stallSeconds: flags.stallTimeout,
       chaos: flags.chaos,
@@ -121,7 +123,7 @@ export async function train(flags: RunFlags): Promise<void> {
       const losses: number[] = []
       engine.events$.subscribe((event) => {
         show(event)
-        if (event.type === 'step') losses.push(event.loss)
+        if (event.type === 'step' && Number.isFinite(event.loss)) losses.push(event.loss)
       })
       for (const message of [...engine.prepared.config.notices, ...notices]) notice(message)
       if (flags.resume !== undefined) await engine.load(flags.resume)

@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { DeviceName } from '../../native/device.js'
 import type { ModelFlags } from './model.js'
-import { integer, oneOf, option, usage, within } from './options.js'
+import { byteSize, integer, oneOf, option, pattern, usage, within } from './options.js'
 
 export interface TrainFlags extends ModelFlags {
   readonly data?: readonly string[]
@@ -15,6 +15,8 @@ export interface TrainFlags extends ModelFlags {
   readonly seed?: number
   readonly device?: DeviceName
   readonly checkpointActivations?: boolean
+  readonly memoryLimit?: number
+  readonly keepInFp32?: RegExp
   readonly save?: string
   readonly saveEvery?: number
   readonly keep?: number
@@ -51,6 +53,8 @@ export function addTrain(program: Command): void {
     .addOption(option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference')))
     .addOption(option('--dropout <p>', 'dropout probability', within(0, 0.999)))
     .option('--checkpoint-activations', 'recompute activations in the backward')
+    .addOption(option('--memory-limit <size>', 'recompute as much as fits all ranks into this, e.g. 3GiB', byteSize))
+    .addOption(option('--keep-in-fp32 <regex>', 'modules that stay in fp32 under bf16 or fp16, by path', pattern))
     .option('--save <folder>', 'write checkpoints there, at least one at the end')
     .addOption(option('--save-every <n>', 'steps between checkpoints', integer(1)))
     .addOption(option('--keep <n>', 'how many of the newest checkpoints stay (all)', integer(1)))

@@ -5,6 +5,7 @@ import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
 import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
+import { OptimError } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
@@ -13,7 +14,7 @@ import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
 import { type Batch, writeBatch } from './batch.js'
 import type { PlannedFault } from './chaos.js'
 import { EngineError } from './errors.js'
-import { endsLife, FailureWatch, notFinite } from './failure.js'
+import { endsLife, FailureWatch, notFinite, skipNotice } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { RunState } from './run-state.js'
@@ -157,9 +158,9 @@ export class Engine {
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
     const { config, sequence } = this.#training()
     const started = performance.now()
-    const { step: done, applied, samples, seed } = this.#state.progress
+    const { step: done, applied, samples, seed, scaler } = this.#state.progress
     const step = done + 1
-    const { lr, scalars } = stepScalars(this.prepared, step, applied, seed)
+    const { lr, scalars } = stepScalars(this.prepared, step, applied, seed, scaler.scale)
     const { train } = config.batch
     const order: TrainOrder = {
       step,
@@ -171,8 +172,12 @@ export class Engine {
       faults: this.#faultsOf(step),
     }
     const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
-    if (!report.finite) throw await this.#notFinite(order, report)
-    this.#state.advance(train)
+    // Every rank has the same norm, and skipped the update by it.
+    const skipped = !Number.isFinite(report.norm)
+    if (!report.finite && !(skipped && config.precision.skipsOverflow)) throw await this.#notFinite(order, report)
+    await this.#advance(order, report, skipped)
+    const { applied: updates, scaler: next } = this.#state.progress
+    const scales = config.precision.dtype === 'f16'
     if (batch) this.#foreign = step
     const spans = order.profile ? spansOf(this.prepared.compilation, report.ranks, order.step) : []
     this.#profile?.push(...spans)
@@ -182,15 +187,29 @@ export class Engine {
       type: 'step',
       step,
       loss: report.loss,
-      grad_norm: report.norm,
+      grad_norm: skipped ? -1 : report.norm,
       lr,
+      skipped,
+      skipped_steps: step - updates,
+      ...(scales && { loss_scale: scaler.scale }),
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
     }
     this.#events.next(event)
+    if (skipped) this.#events.next(skipNotice(step, scales ? [scaler.scale, next.scale] : null))
     if (config.wallClockBreakdown) this.#events.next(timingOf(spans, report.ranks.length, order.step))
     return event
+  }
+
+  /** Counts a step as done, or ends the run where the loss scaler could go no lower. */
+  async #advance(order: TrainOrder, report: TrainReport, skipped: boolean): Promise<void> {
+    try {
+      this.#state.advance(this.prepared.config.batch.train, skipped)
+    } catch (error) {
+      if (!(error instanceof OptimError)) throw error
+      throw await this.#notFinite(order, report, error)
+    }
   }
 
   /** What each rank is to suffer in a step. Faults of one step are used up. */
@@ -216,9 +235,9 @@ export class Engine {
     return slot
   }
 
-  async #notFinite(order: TrainOrder, report: TrainReport): Promise<EngineError> {
+  async #notFinite(order: TrainOrder, report: TrainReport, cause?: OptimError): Promise<EngineError> {
     const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
-    return notFinite(order.step, report, found)
+    return notFinite(order.step, report, found, cause)
   }
 
   /** The one error that an operation ends with. */

@@ -3,6 +3,7 @@
 import type { Observable } from 'rxjs'
 import { ActorError, type Cause } from '../../runtime/actor/errors.js'
 import type { SystemEvent } from '../../runtime/actor/events.js'
+import type { NoticeEvent } from '../../runtime/observe/index.js'
 import type { Diagnosis } from '../rank/protocol.js'
 import type { TrainReport } from '../supervisor/protocol.js'
 import { EngineError } from './errors.js'
@@ -67,8 +68,11 @@ export class FailureWatch {
   }
 }
 
-/** The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value. */
-export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[]): EngineError {
+/**
+ * The error of a step whose loss or norm is not finite: names the first instruction, in order of micro-steps, that made such a value.
+ * `cause` is the loss scaler's, which could go no lower.
+ */
+export function notFinite(step: number, report: TrainReport, found: readonly Diagnosis[], cause?: Error): EngineError {
   const first = found.toSorted((a, b) => a.micro - b.micro || a.rank - b.rank)[0]
   const [what, value] = Number.isFinite(report.loss) ? ['gradient norm', report.norm] : ['loss', report.loss]
   const of = first?.module ? ` of ${first.module}` : ''
@@ -76,9 +80,21 @@ export function notFinite(step: number, report: TrainReport, found: readonly Dia
     first &&
     [first.phase, `rank ${first.rank}`, `micro-step ${first.micro + 1}`, first.source].filter(Boolean).join(', ')
   const where = first ? `; first in the output of ${first.op}${of} (${at})` : ''
+  const advice = cause
+    ? ` (${cause.message}: a smaller scale would not help; look for NaN in data or weights, values that fp16 cannot hold, or a learning rate that is too high)`
+    : ''
   return new EngineError(
     'ENGINE_NOT_FINITE',
-    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}. Parameters are as before this step`,
+    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}${advice}. Parameters are as before this step`,
     { step, diagnosis: first },
+    cause && { cause },
   )
+}
+
+/** What a run says of a step whose gradients were not finite; `scales` are the loss scale of this step and the next, in fp16. */
+export function skipNotice(step: number, scales: readonly [now: number, next: number] | null): NoticeEvent {
+  if (!scales) return { type: 'notice', message: `step ${step} skipped: the gradients are not finite` }
+  const [now, next] = scales
+  const change = now === next ? '' : `, next ${next}`
+  return { type: 'notice', message: `step ${step} skipped: the gradients overflow at loss scale ${now}${change}` }
 }

@@ -11,11 +11,11 @@ import {
   resolveConfig,
 } from '../../runtime/config/index.js'
 import type { TokenSource } from '../../runtime/data/source.js'
-import { type Compilation, compile } from '../../runtime/graph/compile.js'
+import { type Compilation, compile, type Recompute } from '../../runtime/graph/compile.js'
 import type { OptimizerPlan } from '../../runtime/graph/partition/sharding.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import type { Weights } from '../../runtime/nn/models/huggingface.js'
-import { namedParameters } from '../../runtime/nn/module.js'
+import { namedModules, namedParameters } from '../../runtime/nn/module.js'
 import type { Tensor } from '../../runtime/nn/tensor.js'
 import {
   createSchedule,
@@ -27,6 +27,8 @@ import {
 } from '../../runtime/optim/index.js'
 import { type PlannedFault, parseChaos } from './chaos.js'
 import { EngineError } from './errors.js'
+import { fitMemory } from './fit.js'
+import { type ModuleMatch, precisionOf } from './precision.js'
 
 /** Where a run keeps its checkpoints, so that it can recover from the newest. */
 export interface CheckpointPolicy {
@@ -60,6 +62,10 @@ export interface InitializeOptions {
   readonly shuffle?: boolean
   /** Recompute each block's activations in the backward. */
   readonly checkpointActivations?: boolean
+  /** Most bytes of the arenas of all ranks together. The backward recomputes as much as is needed to fit, cheap values first. */
+  readonly memoryLimit?: number
+  /** Modules, by path, that compute in fp32 under bf16 or fp16, with all modules within them. */
+  readonly keepInFp32?: ModuleMatch
   readonly checkpoints?: CheckpointPolicy
   /** Failures that the run may recover from; default 0. */
   readonly restarts?: number
@@ -88,6 +94,10 @@ export interface Prepared {
   readonly chaos: readonly PlannedFault[]
   readonly stallSeconds: number
   readonly compilation: Compilation
+  /** What the backward computes again. */
+  readonly recompute: Recompute
+  /** Blocks of the model. */
+  readonly blocks: number
 }
 
 const defaultConfig: DeepSpeedConfig = { train_micro_batch_size_per_gpu: 8 }
@@ -131,6 +141,7 @@ export function prepare(options: InitializeOptions): Prepared {
   const isa = device === 'cpu' ? (options.isa ?? best) : null
   const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
   expectCount('threads', threads, 1)
+  if (options.memoryLimit !== undefined) expectCount('memoryLimit', options.memoryLimit, 1)
   const chaos = options.chaos === undefined ? [] : parseChaos(options.chaos, ranks, seed)
   const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
   const config = resolveConfig(source, { world: ranks, worldOrigin: `ranks ${ranks}` })
@@ -148,37 +159,52 @@ export function prepare(options: InitializeOptions): Prepared {
   const names = namedParameters(model).map(({ name }) => name)
   const groups = resolveGroups(names, config.optimizer, options.parameterGroups)
   const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
-  const compilation = compile({
-    model,
-    ...(options.loss && { loss: options.loss }),
-    ranks,
-    stage: zero.stage,
-    microBatch: batch.micro,
-    sequence,
-    threads,
-    gathers: {
-      maxReuseDistance: zero.maxReuseDistance,
-      maxLiveParameters: zero.maxLiveParameters,
-      prefetchBucketSize: zero.prefetchBucketSize ?? defaultPrefetch,
-    },
-    persistenceThreshold: zero.paramPersistenceThreshold,
-    persistenceLimit: zero.modelPersistenceThreshold,
-    fusions: device === 'cpu' ? cpuFusions : referenceFusions,
-    ...(data && {
-      training: {
-        optimizer: optimizerPlan(config.optimizer, groups),
-        accumulation: batch.accumulation,
-        clipping: config.gradientClipping,
-        reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
-        allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
-        checkpointActivations: options.checkpointActivations ?? false,
+  const precision = precisionOf(model, config.precision, options.keepInFp32)
+  const compileWith = (recompute: Recompute): Compilation =>
+    compile({
+      model,
+      ...(options.loss && { loss: options.loss }),
+      ranks,
+      stage: zero.stage,
+      microBatch: batch.micro,
+      sequence,
+      threads,
+      gathers: {
+        maxReuseDistance: zero.maxReuseDistance,
+        maxLiveParameters: zero.maxLiveParameters,
+        prefetchBucketSize: zero.prefetchBucketSize ?? defaultPrefetch,
       },
-    }),
-    environment: { device, ...(isa && { isa }) },
-    debug: (what, text) => {
-      if (debug.has(what)) process.stderr.write(text())
-    },
-  })
+      persistenceThreshold: zero.paramPersistenceThreshold,
+      persistenceLimit: zero.modelPersistenceThreshold,
+      precision,
+      fusions: device === 'cpu' ? cpuFusions : referenceFusions,
+      ...(data && {
+        training: {
+          optimizer: optimizerPlan(config.optimizer, groups),
+          accumulation: batch.accumulation,
+          clipping: config.gradientClipping,
+          reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
+          allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
+          recompute,
+          lossScaling: config.precision.dtype === 'f16',
+        },
+      }),
+      environment: { device, ...(isa && { isa }) },
+      debug: (what, text) => {
+        if (debug.has(what)) process.stderr.write(text())
+      },
+    })
+  const blocks = new Set(namedModules(model).flatMap(({ block }) => block ?? [])).size
+  const asked: Recompute = { cheap: [], blocks: options.checkpointActivations ? blocks : 0 }
+  const { memoryLimit } = options
+  const { recompute, compilation } =
+    memoryLimit === undefined
+      ? { recompute: asked, compilation: compileWith(asked) }
+      : fitMemory((extra) => compileWith({ ...extra, blocks: Math.max(extra.blocks, asked.blocks) }), {
+          limit: memoryLimit,
+          ranks,
+          blocks,
+        })
   const schedule = createSchedule(
     config.scheduler,
     groups.map((group) => group.lr),
@@ -198,5 +224,7 @@ export function prepare(options: InitializeOptions): Prepared {
     chaos,
     stallSeconds,
     compilation,
+    recompute,
+    blocks,
   }
 }

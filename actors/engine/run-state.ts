@@ -2,8 +2,9 @@
 // checkpoint. The ranks' memory and these numbers change together, or the operation rejects and the run must recover.
 import { readFileSync } from 'node:fs'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
-import type { Progress } from '../../runtime/checkpoint/manifest.js'
+import type { Progress, SavedScaler } from '../../runtime/checkpoint/manifest.js'
 import type { RestartEvent, TrainEvent } from '../../runtime/observe/index.js'
+import { type LossScaleSpec, type LossScaleState, nextLossScale, startLossScale } from '../../runtime/optim/index.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
 import type { SupervisorProtocol } from '../supervisor/protocol.js'
 import type { Prepared } from './prepare.js'
@@ -18,11 +19,17 @@ import {
   Staging,
   snapshot,
 } from './store.js'
-import { parameterKind } from './tensors.js'
+import { parameterKinds } from './tensors.js'
 import { patient } from './troupe.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string
+}
+
+/** What a run needs beside the ranks' memory to go on bit for bit. */
+export interface RunProgress extends Omit<Progress, 'loss_scale'> {
+  /** What the next step's gradients are scaled by, and when that changes. */
+  readonly scaler: LossScaleState
 }
 
 /** What the state needs of the run around it. */
@@ -31,20 +38,28 @@ export interface RunParts {
   readonly checkpointer: ActorRef<CheckpointerProtocol>
   supervisor(): ActorRef<SupervisorProtocol>
   /** The supervisor's actors are to be raised anew, with another order of samples. */
-  reseed(progress: Progress): Promise<void>
+  reseed(order: Pick<Progress, 'seed' | 'shuffle'>): Promise<void>
   emit(event: TrainEvent): void
 }
 
 export class RunState {
   readonly staging = new Staging()
-  progress: Progress
+  progress: RunProgress
   /** The checkpoint that the present state can be reached from; null: the start. */
   #origin: string | null = null
   #saving: Promise<string> | null = null
 
   constructor(private readonly parts: RunParts) {
     const { seed, options } = parts.prepared
-    this.progress = { step: 0, applied: 0, samples: 0, seed, shuffle: options.shuffle ?? true }
+    this.progress = this.#start({ seed, shuffle: options.shuffle ?? true })
+  }
+
+  #start(order: Pick<Progress, 'seed' | 'shuffle'>): RunProgress {
+    return { step: 0, applied: 0, samples: 0, ...order, scaler: startLossScale(this.#scaling) }
+  }
+
+  get #scaling(): LossScaleSpec {
+    return this.parts.prepared.config.precision.lossScale
   }
 
   /** The state before the first step. */
@@ -55,19 +70,31 @@ export class RunState {
     const supervisor = this.parts.supervisor()
     await supervisor.ask({ type: 'initialize', seed: weights ? null : seed }, patient)
     if (weights) {
-      await restore(prepared.compilation, parameterKind, this.#access, this.staging, (name, start, target) =>
-        weights.read(name, start, target),
-      )
+      for (const kind of parameterKinds(prepared.compilation)) {
+        await restore(prepared.compilation, kind, this.#access, this.staging, (name, start, target) =>
+          weights.read(name, start, target),
+        )
+      }
       await supervisor.ask({ type: 'refresh', step: 0 }, patient)
     }
     this.#origin = null
-    this.progress = { step: 0, applied: 0, samples: 0, seed, shuffle }
+    this.progress = this.#start({ seed, shuffle })
   }
 
-  /** A step of `samples` samples is done. */
-  advance(samples: number): void {
-    const { step, applied, samples: before, ...order } = this.progress
-    this.progress = { step: step + 1, applied: applied + 1, samples: before + samples, ...order }
+  /**
+   * A step of `samples` samples is done, or was skipped for gradients that overflowed. Throws OptimError, and nothing has changed,
+   * where the loss scaler could go no lower.
+   */
+  advance(samples: number, skipped: boolean): void {
+    const { step, applied, samples: before, scaler, ...order } = this.progress
+    const next = nextLossScale(this.#scaling, scaler, skipped)
+    this.progress = {
+      step: step + 1,
+      applied: applied + (skipped ? 0 : 1),
+      samples: before + samples,
+      ...order,
+      scaler: next,
+    }
   }
 
   /**
@@ -99,7 +126,7 @@ export class RunState {
   async restore(path: string): Promise<void> {
     const { compilation, options } = this.parts.prepared
     const training = options.data !== undefined
-    const { progress } = openCheckpoint(path, compilation, training)
+    const { loss_scale: saved, ...progress } = openCheckpoint(path, compilation, training).progress
     const { seed, shuffle } = this.progress
     if (progress.seed !== seed || progress.shuffle !== shuffle) {
       await this.parts.reseed(progress)
@@ -108,7 +135,7 @@ export class RunState {
     }
     await restoreCheckpoint(path, compilation, training, this.#access, this.staging)
     await this.parts.supervisor().ask({ type: 'refresh', step: progress.step }, patient)
-    this.progress = progress
+    this.progress = { ...progress, scaler: resumeScaler(this.#scaling, saved) }
     this.#origin = path
   }
 
@@ -116,8 +143,10 @@ export class RunState {
   async checkpoint(folder: string): Promise<void> {
     await this.settle()
     const { checkpointer, prepared } = this.parts
-    const { compilation, options } = prepared
-    const { progress } = this
+    const { compilation, options, config } = prepared
+    const { scaler, ...counts } = this.progress
+    const scales = options.data !== undefined && config.precision.dtype === 'f16'
+    const progress: Progress = { ...counts, ...(scales && { loss_scale: scalerProgress(scaler) }) }
     const started = performance.now()
     const files = await snapshot(compilation, options.model, this.#access, this.staging, options.tokenizer)
     const manifest = manifestOf(compilation, progress, version)
@@ -151,6 +180,20 @@ export class RunState {
         ref.ask({ type: 'write', rank, arena, regions: regionsOf(spans), bytes }, patient),
     }
   }
+}
+
+const scalerProgress = ({ scale, iteration, lastOverflow, hysteresis }: LossScaleState): SavedScaler => ({
+  scale,
+  iteration,
+  last_overflow: lastOverflow,
+  hysteresis,
+})
+
+/** A scale that the configuration fixes stays what it says; hysteresis never exceeds the configured one. */
+function resumeScaler(spec: LossScaleSpec, saved: SavedScaler | undefined): LossScaleState {
+  if (!saved || !spec.dynamic) return startLossScale(spec)
+  const { scale, iteration, last_overflow: lastOverflow, hysteresis } = saved
+  return { scale, iteration, lastOverflow, hysteresis: Math.min(hysteresis, spec.hysteresis) }
 }
 
 const regionsOf = (spans: readonly { byteOffset: number; bytes: number }[]) =>

@@ -8,9 +8,10 @@ export function stepScalars(
   step: number,
   applied: number,
   seed: number,
+  lossScale: number,
 ): { readonly lr: number; readonly scalars: Readonly<Record<string, number>> } {
   const { lr, ...betas } = schedule.at(applied)
-  const scalars: Record<string, number> = { seed, step }
+  const scalars: Record<string, number> = { seed, step, loss_scale: lossScale }
   groups.forEach((_, g) => {
     const roles = optimizerScalars(config.optimizer, applied + 1, { ...betas, lr: lr[g]! })
     for (const [role, value] of Object.entries(roles)) scalars[`${role}.${g}`] = value

@@ -1,5 +1,7 @@
 // A run's state to and from checkpoint folders: which bytes of which rank go where in which file.
 import { join } from 'node:path'
+import { dtypeBytes } from '../../kernels/ops/definition.js'
+import { store, viewOf } from '../../kernels/reference/storage.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import {
   type Manifest,
@@ -13,7 +15,7 @@ import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import { modelConfig, modelMetadata } from '../../runtime/nn/models/huggingface.js'
 import type { CheckpointFile, Piece } from '../checkpointer/protocol.js'
-import { heldSpans, isSharded, ownedSpans, parameterKind, type Span, stateKinds, type TensorKind } from './tensors.js'
+import { heldSpans, isSharded, ownedSpans, parameterKinds, type Span, stateKinds, type TensorKind } from './tensors.js'
 
 /** Copies bytes out of, or into, the arenas of a rank. */
 export interface ArenaAccess {
@@ -30,6 +32,9 @@ const tensorName = (kind: TensorKind, parameter: string): string =>
 
 /** Most bytes that are on their way to a rank at once. */
 const chunkBytes = 64 << 20
+
+/** What safetensors calls the dtypes of weights. */
+const fileDTypes = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const
 
 /**
  * Shared memory by purpose, used again and again. A thread lets go of a SharedArrayBuffer only when it next collects garbage and does
@@ -62,20 +67,20 @@ export async function snapshot(
 ): Promise<CheckpointFile[]> {
   const states = stateKinds(compilation)
   const kinds: readonly [string, readonly TensorKind[], Readonly<Record<string, string>>][] = [
-    [modelFile, [parameterKind], modelMetadata],
+    [modelFile, parameterKinds(compilation), modelMetadata],
     [optimizerFile, states, {}],
   ]
   const files: CheckpointFile[] = [textFile('config.json', modelConfig(model))]
   if (tokenizer !== undefined) files.push(textFile('tokenizer.json', tokenizer))
   for (const [name, own, metadata] of kinds) {
     if (own.length === 0) continue
-    const entries = own.flatMap((kind) =>
-      compilation.layout.parameters.map(({ name: parameter, shape }) => ({
+    const entries = own
+      .flatMap((kind) => kind.slots.map((slot) => ({ kind, slot })))
+      .map(({ kind, slot: { name: parameter, shape } }) => ({
         name: tensorName(kind, parameter),
-        dtype: 'F32' as const,
+        dtype: fileDTypes[kind.dtype],
         shape,
-      })),
-    )
+      }))
     const plan = planSafetensors(entries, metadata)
     const pieces: Piece[] = [{ byteOffset: 0, bytes: plan.header }]
     for (const kind of own) {
@@ -101,12 +106,15 @@ async function rankPieces(
   staging: Staging,
 ): Promise<Piece[]> {
   const spans = ownedSpans(compilation, kind, rank)
-  const bytes = staging.bytes(`${kind.prefix} of rank ${rank}`, bytesOf(spans))
+  const bytes = staging.bytes(`${kind.prefix} in ${kind.dtype} of rank ${rank}`, bytesOf(spans))
   await access.read(rank, kind, spans, bytes)
   let at = 0
   return spans.map((span) => {
     const { byteOffset } = plan.tensors.get(tensorName(kind, span.name))!
-    const piece = { byteOffset: byteOffset + 4 * span.start, bytes: bytes.subarray(at, at + span.bytes) }
+    const piece = {
+      byteOffset: byteOffset + dtypeBytes[kind.dtype] * span.start,
+      bytes: bytes.subarray(at, at + span.bytes),
+    }
     at += span.bytes
     return piece
   })
@@ -114,7 +122,7 @@ async function rankPieces(
 
 /** Whether every rank holds all parameters and optimizer states. */
 export const replicated = (compilation: Compilation): boolean =>
-  [parameterKind, ...stateKinds(compilation)].every((kind) => !isSharded(compilation, kind))
+  [...parameterKinds(compilation), ...stateKinds(compilation)].every((kind) => !isSharded(compilation, kind))
 
 /** Copies parameters and optimizer states, of which every rank holds all, from one rank to another. */
 export async function copyState(
@@ -124,8 +132,8 @@ export async function copyState(
   from: number,
   to: number,
 ): Promise<void> {
-  for (const kind of [parameterKind, ...stateKinds(compilation)]) {
-    for (const batch of inBatches(heldSpans(compilation, kind, from))) {
+  for (const kind of [...parameterKinds(compilation), ...stateKinds(compilation)]) {
+    for (const batch of inBatches(kind, heldSpans(compilation, kind, from))) {
       const bytes = staging.bytes('chunk', bytesOf(batch))
       await access.read(from, kind, batch, bytes)
       await access.write(to, kind, batch, bytes)
@@ -141,15 +149,20 @@ export async function restore(
   staging: Staging,
   read: TensorReader,
 ): Promise<void> {
+  const { dtype } = kind
   for (let rank = 0; rank < compilation.layout.ranks; rank++) {
-    for (const batch of inBatches(heldSpans(compilation, kind, rank))) {
+    for (const batch of inBatches(kind, heldSpans(compilation, kind, rank))) {
       const bytes = staging.bytes('chunk', bytesOf(batch))
-      const values = new Float32Array(bytes.buffer, 0, bytes.length / 4)
+      const count = bytes.length / dtypeBytes[dtype]
+      // Values are read as f32 and rounded to what the rank holds.
+      const values = dtype === 'f32' ? new Float32Array(bytes.buffer, 0, count) : new Float32Array(count)
       let at = 0
       for (const span of batch) {
         read(tensorName(kind, span.name), span.start, values.subarray(at, at + span.count))
         at += span.count
       }
+      if (dtype !== 'f32')
+        store({ shape: [count], dtype, data: viewOf(dtype, bytes.buffer, bytes.byteOffset, count) }, values)
       await access.write(rank, kind, batch, bytes)
     }
   }
@@ -157,11 +170,11 @@ export async function restore(
 
 const bytesOf = (spans: readonly Span[]): number => spans.reduce((sum, span) => sum + span.bytes, 0)
 
-/** Spans, cut where they are long, in groups of at most {@link chunkBytes}. */
-function inBatches(spans: readonly Span[]): Span[][] {
+/** Spans of a kind, cut where they are long, in groups of at most {@link chunkBytes}. */
+function inBatches({ dtype }: TensorKind, spans: readonly Span[]): Span[][] {
   const batches: Span[][] = []
   let pending = Number.POSITIVE_INFINITY
-  for (const span of spans.flatMap(inChunks)) {
+  for (const span of spans.flatMap((whole) => inChunks(whole, dtypeBytes[dtype]))) {
     if (pending + span.bytes > chunkBytes) {
       batches.push([])
       pending = 0
@@ -172,26 +185,27 @@ function inBatches(spans: readonly Span[]): Span[][] {
   return batches
 }
 
-/** A span in pieces of at most {@link chunkBytes}. */
-function inChunks(span: Span): Span[] {
-  const most = chunkBytes / 4
+/** A span of elements of `size` bytes in pieces of at most {@link chunkBytes}. */
+function inChunks(span: Span, size: number): Span[] {
+  const most = chunkBytes / size
   return Array.from({ length: Math.ceil(span.count / most) }, (_, i) => {
-    const count = Math.min(most, span.count - i * most)
+    const first = i * most
+    const count = Math.min(most, span.count - first)
     return {
       ...span,
-      start: span.start + i * most,
+      start: span.start + first,
       count,
-      byteOffset: span.byteOffset + i * chunkBytes,
-      bytes: 4 * count,
+      byteOffset: span.byteOffset + size * first,
+      bytes: size * count,
     }
   })
 }
 
 /** Opens a checkpoint's file for {@link restore} after checking that it holds this model's tensors and no others. Throws {@link CheckpointError}. */
-export function openTensors(path: string, compilation: Compilation, kinds: readonly TensorKind[]): SafetensorsFile {
+export function openTensors(path: string, kinds: readonly TensorKind[]): SafetensorsFile {
   const file = new SafetensorsFile(path)
   const expected = new Map(
-    kinds.flatMap((kind) => compilation.layout.parameters.map(({ name, shape }) => [tensorName(kind, name), shape])),
+    kinds.flatMap((kind) => kind.slots.map(({ name, shape }) => [tensorName(kind, name), shape] as const)),
   )
   for (const name of new Set([...expected.keys(), ...file.tensors.keys()])) {
     const [wanted, got] = [expected.get(name), file.tensors.get(name)?.shape].map(showShape)
@@ -238,11 +252,11 @@ export async function restoreCheckpoint(
 ): Promise<void> {
   const states = training ? stateKinds(compilation) : []
   for (const [name, kinds] of [
-    [modelFile, [parameterKind]],
+    [modelFile, parameterKinds(compilation)],
     [optimizerFile, states],
   ] as const) {
     if (kinds.length === 0) continue
-    const file = openTensors(join(path, name), compilation, kinds)
+    const file = openTensors(join(path, name), kinds)
     try {
       for (const kind of kinds) {
         await restore(compilation, kind, access, staging, (tensor, start, target) =>

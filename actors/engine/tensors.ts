@@ -1,9 +1,10 @@
 // Parameters and optimizer states between files and ranks. A parameter's elements are addressed by name and index; where they lie in
 // which rank's arenas follows from the layout. Each element is saved by the one rank that owns it and written to all that hold it.
 import type { ArenaName } from '../../kernels/abi/program.js'
+import { dtypeBytes } from '../../kernels/ops/definition.js'
 import type { Compilation } from '../../runtime/graph/compile.js'
-import { fragmentsOf, type ParameterSlot } from '../../runtime/graph/partition/layout.js'
-import { optimizerStates } from '../../runtime/graph/partition/sharding.js'
+import { fragmentsOf, type ParameterSlot, type WeightDType } from '../../runtime/graph/partition/layout.js'
+import { masterState, optimizerStates } from '../../runtime/graph/partition/sharding.js'
 import type { Region } from '../rank/device.js'
 
 /** Elements of one parameter (or of one of its optimizer states) in one rank's arena. */
@@ -20,16 +21,41 @@ export interface TensorKind {
   readonly prefix: string
   /** The state's name; empty for parameters. */
   readonly state: string
+  readonly dtype: WeightDType
+  /** The parameters that have it, in model order. */
+  readonly slots: readonly ParameterSlot[]
 }
 
-export const parameterKind: TensorKind = { arena: 'parameters', prefix: 'parameters', state: '' }
+/**
+ * Where parameters are read and written in full precision: in f32 units themselves, or in the masters of units in 16 bits. Without
+ * training there are no masters, and what is written is rounded.
+ */
+export function parameterKinds({ layout, sharding }: Compilation): TensorKind[] {
+  const kinds = new Map<string, { kind: TensorKind; slots: ParameterSlot[] }>()
+  for (const slot of layout.parameters) {
+    const { unit } = slot
+    const master = sharding.hasMaster(unit)
+    const prefix = master ? `optimizer/${masterState}` : 'parameters'
+    const dtype = master ? 'f32' : unit.dtype
+    const key = `${prefix} ${dtype}`
+    const known = kinds.get(key)
+    if (known) known.slots.push(slot)
+    else {
+      const slots = [slot]
+      kinds.set(key, { kind: { arena: master ? 'optimizer' : 'parameters', prefix, state: '', dtype, slots }, slots })
+    }
+  }
+  return [...kinds.values()].map(({ kind }) => kind)
+}
 
 /** The optimizer's state tensors of a compilation. */
-export const stateKinds = (compilation: Compilation): TensorKind[] =>
-  optimizerStates(compilation.sharding.options.optimizer).map((state) => ({
+export const stateKinds = ({ layout, sharding }: Compilation): TensorKind[] =>
+  optimizerStates(sharding.options.optimizer).map((state) => ({
     arena: 'optimizer',
     prefix: `optimizer/${state}`,
     state,
+    dtype: 'f32',
+    slots: layout.parameters,
   }))
 
 function span(
@@ -44,15 +70,17 @@ function span(
   const { byteOffset } = compilation.plan.fixed.get(`${kind.prefix}/${unit.name}`)!
   const whole = compilation.sharding.lengthIn(kind.arena, unit) === unit.length
   const first = slot.start + start - (whole ? 0 : rank * unit.shard)
-  return { name: slot.name, start, count, byteOffset: byteOffset + 4 * first, bytes: 4 * count }
+  const size = dtypeBytes[kind.dtype]
+  return { name: slot.name, start, count, byteOffset: byteOffset + size * first, bytes: size * count }
 }
 
 /** What `rank` saves: its own fragment of every parameter. */
 export function ownedSpans(compilation: Compilation, kind: TensorKind, rank: number): Span[] {
-  const slots = new Map(compilation.layout.parameters.map((slot) => [slot.name, slot]))
-  return fragmentsOf(compilation.layout, rank).map(({ name, start, count }) =>
-    span(compilation, kind, rank, slots.get(name)!, start, count),
-  )
+  const slots = new Map(kind.slots.map((slot) => [slot.name, slot]))
+  return fragmentsOf(compilation.layout, rank).flatMap(({ name, start, count }) => {
+    const slot = slots.get(name)
+    return slot ? [span(compilation, kind, rank, slot, start, count)] : []
+  })
 }
 
 /** Whether each rank holds a part of a kind only. */
@@ -62,5 +90,5 @@ export const isSharded = ({ layout, sharding }: Compilation, kind: TensorKind): 
 /** What `rank` holds: whole parameters, or its fragments where the stage shards them. */
 export function heldSpans(compilation: Compilation, kind: TensorKind, rank: number): Span[] {
   if (isSharded(compilation, kind)) return ownedSpans(compilation, kind, rank)
-  return compilation.layout.parameters.map((slot) => span(compilation, kind, rank, slot, 0, slot.count))
+  return kind.slots.map((slot) => span(compilation, kind, rank, slot, 0, slot.count))
 }

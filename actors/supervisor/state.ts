@@ -22,8 +22,16 @@ export function takeSlot(slots: Slots, sample: number | null, busy: number | nul
   return { slots: { samples: slots.samples.map((held, i) => (i === slot ? sample : held)) }, slot }
 }
 
-/** The ranks' reports as one: losses are added in order of k = micro-step * world + rank. */
+/**
+ * The ranks' reports as one: losses are added in order of k = micro-step * world + rank. Throws where ranks saw different norms: by the
+ * norm each decides whether to update.
+ */
 export function combine(reports: readonly StepReport[]): TrainReport {
+  const other = reports.findIndex(({ norm }) => !Object.is(norm, reports[0]!.norm))
+  if (other > 0) {
+    const got = `${reports[0]!.norm} on rank 0 and ${reports[other]!.norm} on rank ${other}`
+    throw new Error(`step: gradient norm, expected the same on every rank, got ${got}`)
+  }
   let sum = 0
   const micros = reports[0]!.losses.length
   for (let m = 0; m < micros; m++) for (const report of reports) sum += report.losses[m]!

@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0x3f820b416b208c79;
+inline constexpr uint64_t op_table_hash = 0xd9b8edb7672531a7;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -100,6 +100,7 @@ enum class Opcode : uint16_t {
   embedding_backward = 81,
   arange = 82,
   fill = 90,
+  scalar = 94,
   bucket = 93,
   initialize_constant = 91,
   initialize_normal = 92,
@@ -136,6 +137,7 @@ struct SliceAttributes {
 };
 struct SumLeadingAttributes {
   int64_t rank;
+  int64_t wide;
 };
 struct ActivationAttributes {
   int64_t kind;
@@ -151,6 +153,7 @@ struct LinearInputGradientAttributes {
 };
 struct LinearWeightGradientAttributes {
   int64_t transposed;
+  int64_t wide;
 };
 struct LinearActivationAttributes {
   int64_t transposed;
@@ -163,7 +166,9 @@ struct LinearInputGradientActivationAttributes {
 struct LayerNormAttributes {
   double epsilon;
 };
-struct LayerNormBackwardAttributes {};
+struct LayerNormBackwardAttributes {
+  int64_t wide;
+};
 struct AttentionAttributes {
   int64_t heads;
   int64_t causal;
@@ -195,6 +200,7 @@ struct LinearCrossEntropyGradientsAttributes {
   int64_t transposed;
   double scale;
   int64_t rows;
+  int64_t wide;
 };
 struct DropoutAttributes {
   double p;
@@ -203,6 +209,7 @@ struct DropoutAttributes {
 struct EmbeddingAttributes {};
 struct EmbeddingBackwardAttributes {
   int64_t rows;
+  int64_t wide;
 };
 struct ArangeAttributes {
   int64_t count;
@@ -213,8 +220,12 @@ struct FillAttributes {
   int64_t shape_count;
   const int64_t* shape() const { return reinterpret_cast<const int64_t*>(this + 1); }
 };
+struct ScalarAttributes {
+  double factor;
+};
 struct BucketAttributes {
   int64_t length;
+  int64_t dtype;
   int64_t gaps_count;
   const int64_t* gaps() const { return reinterpret_cast<const int64_t*>(this + 1); }
 };
@@ -264,6 +275,7 @@ struct ClipControlAttributes {
 struct ReduceScatterAttributes {
   int64_t ranks;
   int64_t whole;
+  int64_t wide;
 };
 struct AllGatherAttributes {
   int64_t ranks;
@@ -305,16 +317,16 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::copy, "copy", 1, 0, 1, 0, 0, false},
     {Opcode::reshape, "reshape", 1, 0, 1, 0, 0, true},
     {Opcode::slice, "slice", 1, 0, 1, 0, 1, true},
-    {Opcode::sum_leading, "sum_leading", 1, 0, 1, 0, 1, false},
+    {Opcode::sum_leading, "sum_leading", 1, 0, 1, 0, 2, false},
     {Opcode::activation, "activation", 1, 0, 1, 0, 1, false},
     {Opcode::activation_backward, "activation_backward", 2, 0, 1, 0, 1, false},
     {Opcode::linear, "linear", 4, 12, 1, 0, 1, false},
     {Opcode::linear_input_gradient, "linear_input_gradient", 2, 0, 1, 0, 1, false},
-    {Opcode::linear_weight_gradient, "linear_weight_gradient", 2, 0, 1, 0, 1, false},
+    {Opcode::linear_weight_gradient, "linear_weight_gradient", 2, 0, 1, 0, 2, false},
     {Opcode::linear_activation, "linear_activation", 3, 4, 2, 0, 2, false},
     {Opcode::linear_input_gradient_activation, "linear_input_gradient_activation", 3, 0, 1, 0, 2, false},
     {Opcode::layer_norm, "layer_norm", 3, 6, 3, 0, 1, false},
-    {Opcode::layer_norm_backward, "layer_norm_backward", 6, 36, 3, 0, 0, false},
+    {Opcode::layer_norm_backward, "layer_norm_backward", 6, 36, 3, 0, 1, false},
     {Opcode::attention, "attention", 1, 0, 2, 3, 5, false},
     {Opcode::attention_backward, "attention_backward", 4, 0, 1, 3, 5, false},
     {Opcode::softmax, "softmax", 1, 0, 1, 0, 0, false},
@@ -322,20 +334,21 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::cross_entropy, "cross_entropy", 2, 0, 2, 0, 1, false},
     {Opcode::cross_entropy_backward, "cross_entropy_backward", 4, 0, 1, 0, 1, false},
     {Opcode::linear_cross_entropy, "linear_cross_entropy", 3, 0, 1, 0, 3, false},
-    {Opcode::linear_cross_entropy_gradients, "linear_cross_entropy_gradients", 4, 0, 3, 0, 3, false},
+    {Opcode::linear_cross_entropy_gradients, "linear_cross_entropy_gradients", 4, 0, 3, 0, 4, false},
     {Opcode::dropout, "dropout", 2, 2, 1, 3, 2, false},
     {Opcode::embedding, "embedding", 2, 0, 1, 0, 0, false},
-    {Opcode::embedding_backward, "embedding_backward", 3, 4, 1, 0, 1, false},
+    {Opcode::embedding_backward, "embedding_backward", 3, 4, 1, 0, 2, false},
     {Opcode::arange, "arange", 0, 0, 1, 0, 1, false},
     {Opcode::fill, "fill", 0, 0, 1, 0, 2, true},
-    {Opcode::bucket, "bucket", 0, 0, 1, 0, 1, true},
+    {Opcode::scalar, "scalar", 0, 0, 1, 1, 1, false},
+    {Opcode::bucket, "bucket", 0, 0, 1, 0, 2, true},
     {Opcode::initialize_constant, "initialize_constant", 1, 0, 1, 0, 4, false},
     {Opcode::initialize_normal, "initialize_normal", 1, 0, 1, 1, 7, false},
-    {Opcode::adam, "adam", 5, 0, 3, 5, 5, true},
+    {Opcode::adam, "adam", 6, 32, 4, 5, 5, true},
     {Opcode::sgd, "sgd", 4, 4, 2, 2, 6, true},
     {Opcode::norm_chunks, "norm_chunks", 1, 0, 1, 0, 2, false},
-    {Opcode::clip_control, "clip_control", 1, 0, 1, 0, 1, true},
-    {Opcode::reduce_scatter, "reduce_scatter", 2, 2, 1, 0, 2, false},
+    {Opcode::clip_control, "clip_control", 2, 2, 1, 0, 1, true},
+    {Opcode::reduce_scatter, "reduce_scatter", 2, 2, 1, 0, 3, false},
     {Opcode::all_gather, "all_gather", 1, 0, 1, 0, 2, false},
     {Opcode::all_reduce, "all_reduce", 1, 0, 1, 0, 1, false},
     {Opcode::broadcast, "broadcast", 1, 0, 1, 0, 2, false},

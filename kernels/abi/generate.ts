@@ -26,7 +26,7 @@ function offsets(name: string, bytes: number, fields: Readonly<Record<string, nu
 function attributeStruct(op: OpDefinition): string[] {
   const fields = Object.entries(op.attributes).flatMap(([name, kind]) => {
     if (kind === 'float') return [`  double ${name};`]
-    if (kind === 'int') return [`  int64_t ${name};`]
+    if (kind !== 'ints') return [`  int64_t ${name};`]
     return [
       `  int64_t ${name}_count;`,
       `  const int64_t* ${name}() const { return reinterpret_cast<const int64_t*>(this + 1); }`,

@@ -2,7 +2,7 @@
 // All numbers are little-endian; every record starts on an 8-byte border. `layout` below is the one definition of offsets:
 // the C header `abi.h` is generated from it and from the op table (see generate.ts).
 import { createHash } from 'node:crypto'
-import type { Attributes, AttributeValue, DType } from '../ops/definition.js'
+import type { AttributeKind, Attributes, AttributeValue, DType } from '../ops/definition.js'
 import { dtypeNumbers } from '../ops/elementwise.js'
 import { opNamed, opOfCode, ops } from '../ops/index.js'
 
@@ -121,14 +121,14 @@ function attributeWords(
   attributes: Attributes,
 ): { words: number; write(view: DataView, at: number): void } {
   const kinds = Object.entries(opNamed(op).attributes)
-  const attribute = (name: string): AttributeValue => {
-    const value = attributes[name]
+  const attribute = (name: string, kind: AttributeKind): AttributeValue => {
+    const value = attributes[name] ?? (kind === 'option' ? 0 : undefined)
     if (value === undefined)
       throw new ProgramError(`program: attribute ${name} of ${op}, expected a value, got nothing`)
     return value
   }
   const words = kinds.reduce(
-    (n, [name, kind]) => n + (kind === 'ints' ? 1 + (attribute(name) as number[]).length : 1),
+    (n, [name, kind]) => n + (kind === 'ints' ? 1 + (attribute(name, kind) as number[]).length : 1),
     0,
   )
   return {
@@ -136,9 +136,9 @@ function attributeWords(
     write(view, start) {
       let at = start
       for (const [name, kind] of kinds) {
-        const value = attribute(name)
+        const value = attribute(name, kind)
         if (kind === 'float') view.setFloat64(at, value as number, true)
-        else if (kind === 'int') view.setBigInt64(at, BigInt(value as number), true)
+        else if (kind !== 'ints') view.setBigInt64(at, BigInt(value as number), true)
         else {
           view.setBigInt64(at, BigInt((value as readonly number[]).length), true)
           for (const n of value as readonly number[]) {
@@ -301,7 +301,7 @@ function readRecords(
     const attributes: Record<string, AttributeValue> = {}
     for (const [name, kind] of Object.entries(op.attributes)) {
       if (kind === 'float') attributes[name] = view.getFloat64(next, true)
-      else if (kind === 'int') attributes[name] = Number(view.getBigInt64(next, true))
+      else if (kind !== 'ints') attributes[name] = Number(view.getBigInt64(next, true))
       else {
         const count = Number(view.getBigInt64(next, true))
         if (count < 0 || count >= words) fail(`list length of instruction ${i}`, `0 to ${words - 1}`, count)

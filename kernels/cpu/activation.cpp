@@ -7,10 +7,11 @@ namespace {
 
 constexpr int64_t block = 8192;
 
+template <class T>
 void activation(const Call& call) {
   constexpr const char* op = "activation";
-  const float* x = data_of(op, "x", call.in(0));
-  float* y = data_of(op, "y", call.out(0));
+  const T* x = data_of<T>(op, "x", call.in(0));
+  T* y = data_of<T>(op, "y", call.out(0));
   with_kind(op, call.attrs<abi::ActivationAttributes>().kind, [&](auto kind) {
     each_block(call, call.in(0).elements(), block, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i += VL) {
@@ -21,11 +22,12 @@ void activation(const Call& call) {
   });
 }
 
+template <class T>
 void activation_backward(const Call& call) {
   constexpr const char* op = "activation_backward";
-  const float* dy = data_of(op, "dy", call.in(0));
-  const float* x = data_of(op, "x", call.in(1));
-  float* dx = data_of(op, "dx", call.out(0));
+  const T* dy = data_of<T>(op, "dy", call.in(0));
+  const T* x = data_of<T>(op, "x", call.in(1));
+  T* dx = data_of<T>(op, "dx", call.out(0));
   with_kind(op, call.attrs<abi::ActivationBackwardAttributes>().kind, [&](auto kind) {
     each_block(call, call.in(0).elements(), block, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i += VL) {
@@ -39,8 +41,12 @@ void activation_backward(const Call& call) {
 }  // namespace
 
 void add_activation(KernelTable& table) {
-  add_kernel(table, abi::Opcode::activation, activation);
-  add_kernel(table, abi::Opcode::activation_backward, activation_backward);
+  add_kernel(table, abi::Opcode::activation, [](const Call& call) {
+    with_float("activation", "x", call.in(0), [&]<class T>(TypeTag<T>) { activation<T>(call); });
+  });
+  add_kernel(table, abi::Opcode::activation_backward, [](const Call& call) {
+    with_float("activation_backward", "dy", call.in(0), [&]<class T>(TypeTag<T>) { activation_backward<T>(call); });
+  });
 }
 
 }  // namespace deeptroupe::DT_ISA

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "../abi/abi.h"
-#include "isa.h"
+#include "convert.h"
 
 namespace deeptroupe::DT_ISA {
 
@@ -18,13 +18,19 @@ template <class... A>
 
 inline const char* dtype_name(DType dtype) { return abi::dtype_names[static_cast<uint32_t>(dtype)]; }
 
+template <class T>
+inline constexpr DType dtype_of = std::is_same_v<T, float>    ? DType::f32
+                                  : std::is_same_v<T, double> ? DType::f64
+                                  : std::is_same_v<T, bf16>   ? DType::bf16
+                                  : std::is_same_v<T, f16>    ? DType::f16
+                                                              : DType::i32;
+
 /// The tensor's elements, which must have the C type's dtype.
 template <class T = float>
 DT_INLINE T* data_of(const char* op, const char* name, const Tensor& tensor) {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, int32_t>);
-  const DType expected = std::is_same_v<T, float> ? DType::f32 : std::is_same_v<T, double> ? DType::f64 : DType::i32;
-  if (tensor.dtype != expected) {
-    fail("%s: dtype of %s, expected %s, got %s", op, name, dtype_name(expected), dtype_name(tensor.dtype));
+  static_assert(dtype_of<T> != DType::i32 || std::is_same_v<T, int32_t>);
+  if (tensor.dtype != dtype_of<T>) {
+    fail("%s: dtype of %s, expected %s, got %s", op, name, dtype_name(dtype_of<T>), dtype_name(tensor.dtype));
   }
   return tensor.as<T>();
 }
@@ -33,6 +39,30 @@ DT_INLINE T* data_of(const char* op, const char* name, const Tensor& tensor) {
 template <class T = float>
 DT_INLINE T* data_of(const char* op, const char* name, const Tensor* tensor) {
   return tensor ? data_of<T>(op, name, *tensor) : nullptr;
+}
+
+template <class T>
+struct TypeTag {
+  using type = T;
+};
+
+/// Calls body(tag) with a tag whose `type` is the element type of a tensor of f32, bf16 or f16.
+template <class F>
+DT_INLINE void with_float(const char* op, const char* name, const Tensor& tensor, F&& body) {
+  switch (tensor.dtype) {
+    case DType::f32: return body(TypeTag<float>{});
+    case DType::bf16: return body(TypeTag<bf16>{});
+    case DType::f16: return body(TypeTag<f16>{});
+    default: fail("%s: dtype of %s, expected f32, bf16 or f16, got %s", op, name, dtype_name(tensor.dtype));
+  }
+}
+
+/// The same for a parameter gradient beside operands of T: T itself, or f32.
+template <class T, class F>
+DT_INLINE void with_gradient(const char* op, const char* name, const Tensor* tensor, F&& body) {
+  if (!tensor || tensor->dtype == dtype_of<T>) return body(TypeTag<T>{});
+  data_of<float>(op, name, *tensor);
+  return body(TypeTag<float>{});
 }
 
 /// Every index must lie in [lowest, bound).

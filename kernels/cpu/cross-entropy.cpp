@@ -12,9 +12,10 @@ constexpr int64_t block = 16384;
 
 DT_INLINE int64_t rows_of_task(int64_t classes) { return classes >= block ? 1 : block / (classes ? classes : 1); }
 
+template <class T>
 void cross_entropy(const Call& call) {
   constexpr const char* op = "cross_entropy";
-  const float* logits = data_of(op, "logits", call.in(0));
+  const T* logits = data_of<T>(op, "logits", call.in(0));
   const int32_t* targets = data_of<int32_t>(op, "targets", call.in(1));
   float* loss = data_of(op, "loss", call.out(0));
   float* lse = data_of(op, "lse", call.outputs[1]);
@@ -23,9 +24,9 @@ void cross_entropy(const Call& call) {
   expect_indices(op, "targets", targets, rows, -1, classes);
   each_block(call, rows, rows_of_task(classes), [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const float* in = logits + row * classes;
+      const T* in = logits + row * classes;
       const double value = log_sum_exp(in, classes);
-      losses[row] = targets[row] < 0 ? 0.0 : value - static_cast<double>(in[targets[row]]);
+      losses[row] = targets[row] < 0 ? 0.0 : value - static_cast<double>(widen_one(in[targets[row]]));
       if (lse) lse[row] = static_cast<float>(value);
     }
   });
@@ -34,13 +35,14 @@ void cross_entropy(const Call& call) {
   loss[0] = static_cast<float>(call.attrs<abi::CrossEntropyAttributes>().scale * total);
 }
 
+template <class T>
 void cross_entropy_backward(const Call& call) {
   constexpr const char* op = "cross_entropy_backward";
-  const float* logits = data_of(op, "logits", call.in(0));
+  const T* logits = data_of<T>(op, "logits", call.in(0));
   const int32_t* targets = data_of<int32_t>(op, "targets", call.in(1));
   const float* lse = data_of(op, "lse", call.in(2));
   const float* dloss = data_of(op, "dloss", call.in(3));
-  float* dlogits = data_of(op, "dlogits", call.out(0));
+  T* dlogits = data_of<T>(op, "dlogits", call.out(0));
   const int64_t classes = call.in(0).last(), rows = call.in(0).rows();
   const double scale = call.attrs<abi::CrossEntropyBackwardAttributes>().scale;
   const float factor = static_cast<float>(scale * static_cast<double>(dloss[0]));
@@ -55,8 +57,12 @@ void cross_entropy_backward(const Call& call) {
 }  // namespace
 
 void add_cross_entropy(KernelTable& table) {
-  add_kernel(table, abi::Opcode::cross_entropy, cross_entropy);
-  add_kernel(table, abi::Opcode::cross_entropy_backward, cross_entropy_backward);
+  add_kernel(table, abi::Opcode::cross_entropy, [](const Call& call) {
+    with_float("cross_entropy", "logits", call.in(0), [&]<class T>(TypeTag<T>) { cross_entropy<T>(call); });
+  });
+  add_kernel(table, abi::Opcode::cross_entropy_backward, [](const Call& call) {
+    with_float("cross_entropy_backward", "logits", call.in(0), [&]<class T>(TypeTag<T>) { cross_entropy_backward<T>(call); });
+  });
 }
 
 }  // namespace deeptroupe::DT_ISA

@@ -7,7 +7,8 @@
 namespace deeptroupe::DT_ISA {
 
 /// log(sum(e^logit)), online over chunks of classes that fit the first-level cache.
-DT_INLINE double log_sum_exp(const float* logits, int64_t classes) {
+template <class T>
+DT_INLINE double log_sum_exp(const T* logits, int64_t classes) {
   constexpr int64_t chunk = 2048;
   float top = -INFINITY;
   double total = 0;
@@ -26,19 +27,20 @@ DT_INLINE double log_sum_exp(const float* logits, int64_t classes) {
   return (top == -INFINITY ? 0.0 : static_cast<double>(top)) + std::log(total);
 }
 
-/// out = factor * (softmax(logits) - onehot(target)), or zeros for the masked target -1; `out` may be `logits`.
-DT_INLINE void logit_gradients(float* out, const float* logits, int64_t classes, int32_t target, float lse, float factor) {
+/// out = factor * (softmax(logits) - onehot(target)), or zeros for the masked target -1; `out` may begin where `logits` does.
+template <class O, class T>
+DT_INLINE void logit_gradients(O* out, const T* logits, int64_t classes, int32_t target, float lse, float factor) {
   if (target < 0) {
-    std::memset(out, 0, sizeof(float) * classes);
+    std::memset(out, 0, sizeof(O) * classes);
     return;
   }
   const vf shift = splat(lse), scale = splat(factor);
-  const vf at_target = scale * (exp(splat(logits[target]) - shift) - 1.0f);
+  const vf at_target = scale * (exp(splat(widen_one(logits[target])) - shift) - 1.0f);
   for (int64_t j = 0; j < classes; j += VL) {
     const int n = lanes_left(classes - j);
     store_part(out + j, scale * exp(load_part(logits + j, n) - shift), n);
   }
-  out[target] = at_target[0];
+  store_one(out + target, at_target[0]);
 }
 
 }  // namespace deeptroupe::DT_ISA

@@ -9,11 +9,12 @@ namespace {
 /// Elements of one task, within one sample; a multiple of the 4 * VL that a vector of counters covers.
 constexpr int64_t block = 16384;
 
+template <class T>
 void dropout(const Call& call) {
   const auto& attributes = call.attrs<abi::DropoutAttributes>();
-  const float* x = data_of("dropout", "x", call.in(0));
-  const float* residual = data_of("dropout", "residual", call.inputs[1]);
-  float* y = data_of("dropout", "y", call.out(0));
+  const T* x = data_of<T>("dropout", "x", call.in(0));
+  const T* residual = data_of<T>("dropout", "residual", call.inputs[1]);
+  T* y = data_of<T>("dropout", "y", call.out(0));
   const int64_t samples = call.in(0).rank ? call.in(0).dims[0] : 1;
   if (call.in(0).elements() == 0) return;
   const int64_t length = call.in(0).elements() / samples;
@@ -52,6 +53,10 @@ void dropout(const Call& call) {
 
 }  // namespace
 
-void add_dropout(KernelTable& table) { add_kernel(table, abi::Opcode::dropout, dropout); }
+void add_dropout(KernelTable& table) {
+  add_kernel(table, abi::Opcode::dropout, [](const Call& call) {
+    with_float("dropout", "x", call.in(0), [&]<class T>(TypeTag<T>) { dropout<T>(call); });
+  });
+}
 
 }  // namespace deeptroupe::DT_ISA

@@ -33,11 +33,16 @@ void fill(const Call& call) {
   }
 }
 
+void scalar(const Call& call) {
+  *data_of("scalar", "y", call.out(0)) = static_cast<float>(call.attrs<abi::ScalarAttributes>().factor * call.scalars[0]);
+}
+
 void bucket(const Call& call) {
   const auto& attributes = call.attrs<abi::BucketAttributes>();
-  float* memory = data_of("bucket", "memory", call.out(0));
+  const int64_t size = abi::dtype_bytes[static_cast<uint32_t>(call.out(0).dtype)];
+  char* memory = call.out(0).as<char>();
   for (int64_t i = 0; i + 1 < attributes.gaps_count; i += 2) {
-    std::memset(memory + attributes.gaps()[i], 0, sizeof(float) * attributes.gaps()[i + 1]);
+    std::memset(memory + size * attributes.gaps()[i], 0, size * attributes.gaps()[i + 1]);
   }
 }
 
@@ -105,6 +110,7 @@ void initialize_normal(const Call& call) {
 
 void add_fill(KernelTable& table) {
   add_kernel(table, abi::Opcode::fill, fill);
+  add_kernel(table, abi::Opcode::scalar, scalar);
   add_kernel(table, abi::Opcode::bucket, bucket);
   add_kernel(table, abi::Opcode::initialize_constant, initialize_constant);
   add_kernel(table, abi::Opcode::initialize_normal, initialize_normal);

@@ -1,6 +1,6 @@
-// Vectors of the instruction set that this translation unit is compiled for. CMake compiles each kernel source three times with
-// DT_ISA = avx512 (-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma), avx2 (-mavx2 -mfma -mf16c) and portable (x86-64 baseline):
-// the same source, on GCC's vector extensions, with 16, 8 and 4 floats per vector. Bits may differ between the levels, never within.
+// Vectors of the instruction set that this translation unit is compiled for. CMake compiles each kernel source four times with
+// DT_ISA = avx512 (-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma), avx512_bf16 (avx512 and -mavx512bf16), avx2 (-mavx2 -mfma -mf16c) and portable (x86-64 baseline):
+// the same source, on GCC's vector extensions, with 16, 16, 8 and 4 floats per vector. Bits may differ between the levels, never within.
 // All are compiled with -ffp-contract=off: a fused multiply-add happens only where `fma` is written.
 #pragma once
 
@@ -223,5 +223,6 @@ void add_linear(KernelTable&);
 void add_norm(KernelTable&);
 void add_optimizer(KernelTable&);
 void add_softmax(KernelTable&);
+void add_sum(KernelTable&);
 
 }  // namespace deeptroupe::DT_ISA

@@ -78,11 +78,26 @@ struct Call {
 
 using Kernel = void (*)(const Call&);
 
+/// target = (base +) sources[0] + sources[1] + ..., `elements` of each: what collectives add up. Base and target are of one dtype,
+/// that of the sources or f32. The target may be any one of the operands of its dtype.
+struct SumOfRanks {
+  DType source, target_dtype;
+  void* target;
+  const void* base;
+  const void* const* sources;
+  int count;
+  int64_t elements;
+  /// Rounded once at the end instead of after each addition.
+  bool once;
+  Pool* pool;
+};
+
 /// The kernels of one instruction set, by opcode; null where there is none.
 struct KernelTable {
   static constexpr int size = 512;
   const char* isa;
   Kernel kernels[size];
+  void (*sum)(const SumOfRanks&);
 };
 
 }  // namespace deeptroupe

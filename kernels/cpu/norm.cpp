@@ -13,20 +13,21 @@ constexpr int64_t small = 8192;
 /// Rows of one task.
 DT_INLINE int64_t rows_of_task(int64_t width) { return width >= small ? 1 : small / (width ? width : 1); }
 
+template <class T>
 void layer_norm(const Call& call) {
   constexpr const char* op = "layer_norm";
-  const float* x = data_of(op, "x", call.in(0));
-  const float* weight = data_of(op, "weight", call.inputs[1]);
-  const float* bias = data_of(op, "bias", call.inputs[2]);
-  float* y = data_of(op, "y", call.out(0));
+  const T* x = data_of<T>(op, "x", call.in(0));
+  const T* weight = data_of<T>(op, "weight", call.inputs[1]);
+  const T* bias = data_of<T>(op, "bias", call.inputs[2]);
+  T* y = data_of<T>(op, "y", call.out(0));
   float* means = data_of(op, "mean", call.outputs[1]);
   float* rstds = data_of(op, "rstd", call.outputs[2]);
   const double epsilon = call.attrs<abi::LayerNormAttributes>().epsilon;
   const int64_t width = call.in(0).last();
   each_block(call, call.in(0).rows(), rows_of_task(width), [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const float* in = x + row * width;
-      float* out = y + row * width;
+      const T* in = x + row * width;
+      T* out = y + row * width;
       const double total = sum_over_row(width, [=](int64_t j, int n) { return load_part(in + j, n); });
       const float mean = static_cast<float>(total / static_cast<double>(width));
       const double squares = sum_over_row(width, [=](int64_t j, int n) {
@@ -47,17 +48,19 @@ void layer_norm(const Call& call) {
   });
 }
 
+/// Operands of T, parameter gradients of O.
+template <class T, class O>
 void layer_norm_backward(const Call& call) {
   constexpr const char* op = "layer_norm_backward";
-  const float* dy = data_of(op, "dy", call.in(0));
-  const float* x = data_of(op, "x", call.in(1));
-  const float* weight = data_of(op, "weight", call.inputs[2]);
+  const T* dy = data_of<T>(op, "dy", call.in(0));
+  const T* x = data_of<T>(op, "x", call.in(1));
+  const T* weight = data_of<T>(op, "weight", call.inputs[2]);
   const float* means = data_of(op, "mean", call.in(3));
   const float* rstds = data_of(op, "rstd", call.in(4));
-  const float* residual = data_of(op, "residual", call.inputs[5]);
-  float* dx = data_of(op, "dx", call.outputs[0]);
-  float* dweight = data_of(op, "dweight", call.outputs[1]);
-  float* dbias = data_of(op, "dbias", call.outputs[2]);
+  const T* residual = data_of<T>(op, "residual", call.inputs[5]);
+  T* dx = data_of<T>(op, "dx", call.outputs[0]);
+  O* dweight = data_of<O>(op, "dweight", call.outputs[1]);
+  O* dbias = data_of<O>(op, "dbias", call.outputs[2]);
   const int64_t width = call.in(0).last(), rows = call.in(0).rows();
   const float inverse_width = 1.0f / static_cast<float>(width);
   const bool parameters = dweight || dbias;
@@ -66,8 +69,8 @@ void layer_norm_backward(const Call& call) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   each_block(call, chunks, rows * width <= small ? chunks : 1, [=](int64_t begin, int64_t end) {
     for (int64_t row = begin * chunk_rows; row < rows && row < end * chunk_rows; ++row) {
-      const float* g = dy + row * width;
-      const float* in = x + row * width;
+      const T* g = dy + row * width;
+      const T* in = x + row * width;
       const float mean = means[row], rstd = rstds[row];
       float* dw = partial + row / chunk_rows * 2 * width;
       float* db = dw + width;
@@ -118,8 +121,15 @@ void layer_norm_backward(const Call& call) {
 }  // namespace
 
 void add_norm(KernelTable& table) {
-  add_kernel(table, abi::Opcode::layer_norm, layer_norm);
-  add_kernel(table, abi::Opcode::layer_norm_backward, layer_norm_backward);
+  add_kernel(table, abi::Opcode::layer_norm, [](const Call& call) {
+    with_float("layer_norm", "x", call.in(0), [&]<class T>(TypeTag<T>) { layer_norm<T>(call); });
+  });
+  add_kernel(table, abi::Opcode::layer_norm_backward, [](const Call& call) {
+    with_float("layer_norm_backward", "dy", call.in(0), [&]<class T>(TypeTag<T>) {
+      const Tensor* gradient = call.has_out(1) ? call.outputs[1] : call.outputs[2];
+      with_gradient<T>("layer_norm_backward", "dweight", gradient, [&]<class O>(TypeTag<O>) { layer_norm_backward<T, O>(call); });
+    });
+  });
 }
 
 }  // namespace deeptroupe::DT_ISA

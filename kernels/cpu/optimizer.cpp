@@ -26,15 +26,17 @@ DT_INLINE void each_run(const Call& call, const A& attributes, Slice slice, F bo
   });
 }
 
-template <bool decoupled>
+/// Gradients of G; the new parameters also go to `copy`, in C, if it is there.
+template <bool decoupled, class G, class C>
 void adam_runs(const Call& call, const abi::AdamAttributes& attributes, double clip) {
   constexpr const char* op = "adam";
   const int64_t length = attributes.length;
   const Slice slice = slice_of(call, length, attributes.shards);
   float* parameter = unit_base(op, "parameter", call.in(0), length, slice);
-  const float* gradient = unit_base(op, "gradient", call.in(1), length, slice);
+  const G* gradient = unit_base<G>(op, "gradient", call.in(1), length, slice);
   float* first_moment = unit_base(op, "m", call.in(2), length, slice);
   float* second_moment = unit_base(op, "v", call.in(3), length, slice);
+  C* copy = call.has_in(5) ? unit_base<C>(op, "copy", call.in(5), length, slice) : nullptr;
   const double learning_rate = call.scalars[0], beta1 = call.scalars[1], beta2 = call.scalars[2];
   const vf factor = splat_rounded(clip);
   const vf b1 = splat_rounded(beta1), b2 = splat_rounded(beta2), rest1 = splat_rounded(1 - beta1), rest2 = splat_rounded(1 - beta2);
@@ -53,7 +55,9 @@ void adam_runs(const Call& call, const abi::AdamAttributes& attributes, double c
       if (decoupled) p = p * decay;
       store_part(first_moment + i, m, n);
       store_part(second_moment + i, v, n);
-      store_part(parameter + i, fma(rate, m / denominator, p), n);
+      p = fma(rate, m / denominator, p);
+      store_part(parameter + i, p, n);
+      if (copy) store_part(copy + i, p, n);
     }
   });
 }
@@ -62,10 +66,17 @@ void adam(const Call& call) {
   const auto& attributes = call.attrs<abi::AdamAttributes>();
   const double* control = data_of<double>("adam", "control", call.in(4));
   if (control[2] == 0) return;
-  if (attributes.decoupled) adam_runs<true>(call, attributes, control[1]);
-  else adam_runs<false>(call, attributes, control[1]);
+  with_float("adam", "gradient", call.in(1), [&]<class G>(TypeTag<G>) {
+    const auto run = [&]<class C>(TypeTag<C>) {
+      if (attributes.decoupled) adam_runs<true, G, C>(call, attributes, control[1]);
+      else adam_runs<false, G, C>(call, attributes, control[1]);
+    };
+    if (call.has_in(5) && call.in(5).dtype == DType::f16) run(TypeTag<f16>{});
+    else run(TypeTag<bf16>{});
+  });
 }
 
+template <class G>
 void sgd(const Call& call) {
   constexpr const char* op = "sgd";
   const auto& attributes = call.attrs<abi::SgdAttributes>();
@@ -74,7 +85,7 @@ void sgd(const Call& call) {
   const int64_t length = attributes.length;
   const Slice slice = slice_of(call, length, attributes.shards);
   float* parameter = unit_base(op, "parameter", call.in(0), length, slice);
-  const float* gradient = unit_base(op, "gradient", call.in(1), length, slice);
+  const G* gradient = unit_base<G>(op, "gradient", call.in(1), length, slice);
   float* buffer = call.has_in(2) ? unit_base(op, "momentum", call.in(2), length, slice) : nullptr;
   const vf factor = splat_rounded(control[1]), decay = splat_rounded(attributes.weight_decay);
   const vf momentum = splat_rounded(attributes.momentum), rest = splat_rounded(1 - attributes.dampening);
@@ -96,9 +107,17 @@ void sgd(const Call& call) {
 }
 
 /// The sum of squares of one chunk, in the order that kernels/ops/optimizer.ts fixes.
-DT_INLINE double sum_of_squares(const float* x) {
+template <class G>
+DT_INLINE double sum_of_squares(const G* gradient) {
   typedef float vf_half __attribute__((vector_size(2 * VL)));
   constexpr int half = VL / 2, vectors = 8 / half;
+  float widened[norm_chunk];
+  const float* x = widened;
+  if constexpr (is_half<G>) {
+    for (int64_t i = 0; i < norm_chunk; i += VL) store(widened + i, load(gradient + i));
+  } else {
+    x = gradient;
+  }
   vd s[vectors] = {};
   for (int64_t i = 0; i < norm_chunk; i += 8) {
     for (int u = 0; u < vectors; ++u) {
@@ -113,10 +132,11 @@ DT_INLINE double sum_of_squares(const float* x) {
   return ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7]));
 }
 
+template <class G>
 void norm_chunks(const Call& call) {
   const auto& attributes = call.attrs<abi::NormChunksAttributes>();
   const Slice slice = slice_of(call, attributes.length, attributes.shards);
-  const float* gradient = unit_base("norm_chunks", "gradient", call.in(0), attributes.length, slice) + slice.first;
+  const G* gradient = unit_base<G>("norm_chunks", "gradient", call.in(0), attributes.length, slice) + slice.first;
   double* sums = data_of<double>("norm_chunks", "sums", call.out(0));
   each_block(call, (slice.last - slice.first) / norm_chunk, block / norm_chunk, [=](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) sums[chunk] = sum_of_squares(gradient + chunk * norm_chunk);
@@ -132,9 +152,10 @@ void clip_control(const Call& call) {
     const double* first = sums + attributes.ranges()[r];
     for (int64_t i = 0; i < attributes.ranges()[r + 1]; ++i) total += first[i];
   }
-  const double norm = std::sqrt(total), factor = attributes.max_norm / (norm + 1e-6);
+  const double scale = call.has_in(1) ? *data_of("clip_control", "loss_scale", call.in(1)) : 1;
+  const double norm = std::sqrt(total) / scale, factor = attributes.max_norm / (norm + 1e-6);
   control[0] = norm;
-  control[1] = attributes.max_norm > 0 && factor < 1 ? factor : 1;
+  control[1] = (attributes.max_norm > 0 && factor < 1 ? factor : 1) / scale;
   control[2] = std::isfinite(norm) ? 1 : 0;
   control[3] = 0;
 }
@@ -143,8 +164,12 @@ void clip_control(const Call& call) {
 
 void add_optimizer(KernelTable& table) {
   add_kernel(table, abi::Opcode::adam, adam);
-  add_kernel(table, abi::Opcode::sgd, sgd);
-  add_kernel(table, abi::Opcode::norm_chunks, norm_chunks);
+  add_kernel(table, abi::Opcode::sgd, [](const Call& call) {
+    with_float("sgd", "gradient", call.in(1), [&]<class G>(TypeTag<G>) { sgd<G>(call); });
+  });
+  add_kernel(table, abi::Opcode::norm_chunks, [](const Call& call) {
+    with_float("norm_chunks", "gradient", call.in(0), [&]<class G>(TypeTag<G>) { norm_chunks<G>(call); });
+  });
   add_kernel(table, abi::Opcode::clip_control, clip_control);
 }
 

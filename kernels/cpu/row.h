@@ -1,7 +1,7 @@
-// Reductions over one row of floats, in an order that depends on its width alone.
+// Reductions over one row, in an order that depends on its width alone.
 #pragma once
 
-#include "isa.h"
+#include "convert.h"
 
 namespace deeptroupe::DT_ISA {
 
@@ -24,7 +24,8 @@ DT_INLINE double sum_over_row(int64_t width, F f) {
 }
 
 /// The largest element; NaN is passed over. -infinity of an empty row.
-DT_INLINE float max_over_row(const float* x, int64_t width) {
+template <class T>
+DT_INLINE float max_over_row(const T* x, int64_t width) {
   const vf lowest = splat(-INFINITY);
   vf top[4] = {lowest, lowest, lowest, lowest};
   int64_t j = 0;

@@ -21,6 +21,7 @@ const KernelTable& kernel_table() {
     add_norm(t);
     add_optimizer(t);
     add_softmax(t);
+    add_sum(t);
     return t;
   }();
   return table;

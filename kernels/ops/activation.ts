@@ -1,5 +1,5 @@
 // Pointwise non-linearities. `kind` selects one; the backward op reads the input of the forward op.
-import { expectFloat, expectShape, int, type OpDefinition, OpError, required, streamCost } from './definition.js'
+import { expectFloat, expectType, int, type OpDefinition, OpError, required, streamCost } from './definition.js'
 
 /** Activations by the number that the `kind` attribute holds. */
 export const activationKinds = ['gelu_tanh', 'gelu_erf', 'relu', 'silu', 'tanh'] as const
@@ -43,7 +43,8 @@ export const activationBackward: OpDefinition = {
   scalars: [],
   infer: (inputs, attributes) => {
     const dy = required('activation_backward', inputs, 0, 'dy')
-    expectShape('activation_backward', 'x', required('activation_backward', inputs, 1, 'x'), dy.shape)
+    expectFloat('activation_backward', 'dy', dy)
+    expectType('activation_backward', 'x', required('activation_backward', inputs, 1, 'x'), dy)
     expectKind('activation_backward', int(attributes, 'kind'))
     return [dy]
   },

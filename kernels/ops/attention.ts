@@ -2,13 +2,16 @@
 // Legend: B batch, T sequence, H heads, D head size. Source of the tiling: FlashAttention-2 (arXiv 2307.08691).
 import {
   type Attributes,
+  dtypeBytes,
   elements,
+  expectDtype,
   expectFloat,
-  expectShape,
+  expectType,
   int,
   type OpDefinition,
   OpError,
   required,
+  statistic,
   streamCost,
   type TensorType,
 } from './definition.js'
@@ -50,7 +53,7 @@ export const attention: OpDefinition = {
     }
     return [
       { shape: [batch!, sequence!, width! / 3], dtype: qkv.dtype },
-      { shape: [batch!, heads, sequence!], dtype: qkv.dtype === 'f64' ? 'f64' : 'f32' },
+      { shape: [batch!, heads, sequence!], dtype: statistic(qkv.dtype) },
     ]
   },
   gradient: (builder, call, [dy]) => [
@@ -84,7 +87,11 @@ export const attentionBackward: OpDefinition = {
   infer: (inputs) => {
     const qkv = required('attention_backward', inputs, 1, 'qkv')
     const o = required('attention_backward', inputs, 2, 'o')
-    expectShape('attention_backward', 'do', required('attention_backward', inputs, 0, 'do'), o.shape)
+    const lse = required('attention_backward', inputs, 3, 'lse')
+    expectFloat('attention_backward', 'qkv', qkv)
+    expectDtype('attention_backward', 'o', o, qkv.dtype)
+    expectType('attention_backward', 'do', required('attention_backward', inputs, 0, 'do'), o)
+    expectDtype('attention_backward', 'lse', lse, statistic(qkv.dtype))
     return [qkv]
   },
   cost: (inputs, outputs, attrs) => {
@@ -94,7 +101,10 @@ export const attentionBackward: OpDefinition = {
   },
   workspace: (inputs, _outputs, attrs, threads) => {
     const { sequence, padded, size } = tiles(inputs[1]!, attrs)
-    return 4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + 16)
+    const halves = dtypeBytes[inputs[1]!.dtype] === 2 ? (sequence + 2 * 256) * size + 96 * 272 : 0
+    return (
+      4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + halves + 16)
+    )
   },
 }
 
@@ -103,7 +113,8 @@ const stripElements = 8 * 1040
 
 /**
  * The sizes behind a thread's scratch: packed copies of one head's q, k, v and do in whole panels and vectors. With them go the sums
- * of 96 queries or, backward, two blocks of 96 x 272 scores.
+ * of 96 queries or, backward, two blocks of 96 x 272 scores; of 16 bits, those in pairs too, and the sums of gradients of all queries
+ * and of 256 keys.
  */
 function tiles(qkv: TensorType, attrs: Attributes): { sequence: number; padded: number; size: number } {
   const [, sequence, width] = qkv.shape as [number, number, number]

@@ -1,17 +1,29 @@
 // Collectives between the ranks of one communicator. Memory is symmetric: an operand has the same arena and offset on every rank.
 // Sums are taken in rank order, so their bits depend on nothing else. L is the length of one rank's slice, N the ranks.
-import { elements, expectShape, int, type OpDefinition, OpError, required, showType, streamCost } from './definition.js'
+import {
+  elements,
+  expectFloat,
+  expectType,
+  int,
+  type OpDefinition,
+  OpError,
+  required,
+  showType,
+  streamCost,
+  widened,
+} from './definition.js'
 
 /**
  * shard_L = (base_L +) source of rank 0 + source of rank 1 + ..., each source's slice of this rank, added left to right.
  * With `whole` 1 the output (and base) are [N * L], of which only this rank's slice is touched; it may then be the source itself.
+ * Each addition is rounded to the dtype of shard and base: the source's, or with `wide` 1 f32 for sources of 16 bits.
  */
 export const reduceScatter: OpDefinition = {
   name: 'reduce_scatter',
   opcode: 110,
   inputs: ['source', 'base?'],
   outputs: ['shard'],
-  attributes: { ranks: 'int', whole: 'int' },
+  attributes: { ranks: 'int', whole: 'int', wide: 'option' },
   scalars: [],
   effect: true,
   infer: (inputs, attributes) => {
@@ -20,8 +32,10 @@ export const reduceScatter: OpDefinition = {
     const length = elements(source.shape)
     if (length % ranks !== 0) throw new OpError('reduce_scatter', 'length', `a multiple of ${ranks}`, showType(source))
     const shape = [int(attributes, 'whole') ? length : length / ranks]
-    if (inputs[1]) expectShape('reduce_scatter', 'base', inputs[1], shape)
-    return [{ shape, dtype: source.dtype }]
+    const shard = { shape, dtype: widened(source.dtype, attributes) }
+    expectFloat('reduce_scatter', 'source', source)
+    if (inputs[1]) expectType('reduce_scatter', 'base', inputs[1], shard)
+    return [shard]
   },
   inPlace: [
     [1, 0],
@@ -51,7 +65,7 @@ export const allGather: OpDefinition = {
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
 }
 
-/** y = x of rank 0 + x of rank 1 + ..., on every rank. */
+/** y = x of rank 0 + x of rank 1 + ..., on every rank: summed in f32 (f64 in f64) and rounded once. */
 export const allReduce: OpDefinition = {
   name: 'all_reduce',
   opcode: 112,
@@ -60,7 +74,11 @@ export const allReduce: OpDefinition = {
   attributes: { ranks: 'int' },
   scalars: [],
   effect: true,
-  infer: (inputs) => [required('all_reduce', inputs, 0, 'x')],
+  infer: (inputs) => {
+    const x = required('all_reduce', inputs, 0, 'x')
+    expectFloat('all_reduce', 'x', x)
+    return [x]
+  },
   cost: (inputs, outputs, attributes) => ({
     ...streamCost(inputs, outputs),
     flops: elements(inputs[0]!.shape) * int(attributes, 'ranks'),

@@ -7,6 +7,7 @@ import {
   expectDtype,
   expectFloat,
   expectShape,
+  expectType,
   int,
   lastDim,
   type OpDefinition,
@@ -14,12 +15,14 @@ import {
   required,
   rowsOf,
   showType,
+  statistic,
   streamCost,
   type TensorType,
+  widened,
 } from './definition.js'
 import { packing } from './linear.js'
 
-const scalarOf = (x: TensorType): TensorType => ({ shape: [1], dtype: x.dtype === 'f64' ? 'f64' : 'f32' })
+const scalarOf = (x: TensorType): TensorType => ({ shape: [1], dtype: statistic(x.dtype) })
 
 /**
  * loss[1] = scale * sum over unmasked rows of (lse - logit of the target); lse per row, of masked rows too. The vocabulary is read in
@@ -64,7 +67,15 @@ export const crossEntropyBackward: OpDefinition = {
   scalars: [],
   infer: (inputs) => {
     const logits = required('cross_entropy_backward', inputs, 0, 'logits')
-    expectShape('cross_entropy_backward', 'dloss', required('cross_entropy_backward', inputs, 3, 'dloss'), [1])
+    const lse = required('cross_entropy_backward', inputs, 2, 'lse')
+    expectFloat('cross_entropy_backward', 'logits', logits)
+    expectType('cross_entropy_backward', 'lse', lse, { ...scalarOf(logits), shape: logits.shape.slice(0, -1) })
+    expectType(
+      'cross_entropy_backward',
+      'dloss',
+      required('cross_entropy_backward', inputs, 3, 'dloss'),
+      scalarOf(logits),
+    )
     return [logits]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 4),
@@ -75,6 +86,8 @@ function head(op: string, inputs: readonly (TensorType | null)[], attributes: At
   const x = required(op, inputs, 0, 'x')
   const weight = required(op, inputs, 1, 'weight')
   const targets = required(op, inputs, 2, 'targets')
+  expectFloat(op, 'x', x)
+  expectDtype(op, 'weight', weight, x.dtype)
   expectDtype(op, 'targets', targets, 'i32')
   expectShape(op, 'targets', targets, x.shape.slice(0, -1))
   const features = int(attributes, 'transposed') ? weight.shape[0] : weight.shape[1]
@@ -97,10 +110,10 @@ const headCost =
 const headWorkspace: NonNullable<OpDefinition['workspace']> = (inputs, _outputs, attributes, threads) => {
   const { x, classes } = head('linear_cross_entropy', inputs, attributes)
   const rows = Math.min(int(attributes, 'rows'), rowsOf(x.shape))
-  return packing(threads) + rowsOf(x.shape) * 8 + rows * classes * 4
+  return packing(threads, x.dtype) + rowsOf(x.shape) * 8 + rows * classes * 4
 }
 
-/** loss[1] of logits = x W without storing them: `rows` rows of logits at a time. */
+/** loss[1] of logits = x W without storing them: `rows` rows of logits at a time, in f32 whatever x is. */
 export const linearCrossEntropy: OpDefinition = {
   name: 'linear_cross_entropy',
   opcode: 62,
@@ -115,18 +128,24 @@ export const linearCrossEntropy: OpDefinition = {
 
 /**
  * loss[1], dx and dW of logits = x W with dloss known, in one pass over chunks of `rows` rows: each chunk's logits become their own
- * gradient in place. dW adds the chunks in order.
+ * gradient in place, rounded to x's dtype. dW adds the chunks in order, in f32; with `wide` 1 it is f32 whatever x is.
  */
 export const linearCrossEntropyGradients: OpDefinition = {
   name: 'linear_cross_entropy_gradients',
   opcode: 63,
   inputs: ['x', 'weight', 'targets', 'dloss'],
   outputs: ['loss', 'dx', 'dw'],
-  attributes: { transposed: 'int', scale: 'float', rows: 'int' },
+  attributes: { transposed: 'int', scale: 'float', rows: 'int', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const { x, weight } = head('linear_cross_entropy_gradients', inputs, attributes)
-    return [scalarOf(x), x, weight]
+    expectType(
+      'linear_cross_entropy_gradients',
+      'dloss',
+      required('linear_cross_entropy_gradients', inputs, 3, 'dloss'),
+      scalarOf(x),
+    )
+    return [scalarOf(x), x, { shape: weight.shape, dtype: widened(weight.dtype, attributes) }]
   },
   cost: headCost(3),
   workspace: headWorkspace,

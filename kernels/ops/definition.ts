@@ -17,8 +17,8 @@ export interface TensorType {
 /** A number (integer or float, as the op declares) or, for kind `ints`, a list of integers. */
 export type AttributeValue = number | readonly number[]
 export type Attributes = Readonly<Record<string, AttributeValue>>
-/** `int` is stored as int64, `float` as float64; at most one `ints`, which is declared last. */
-export type AttributeKind = 'int' | 'float' | 'ints'
+/** `int` is stored as int64, `float` as float64; an `option` is an int that is 0 where a call leaves it out; at most one `ints`, last. */
+export type AttributeKind = 'int' | 'float' | 'option' | 'ints'
 
 /** Emits nodes while a gradient rule runs. `V` is the compiler's value type, opaque to the rules. */
 export interface GradientBuilder<V> {
@@ -97,6 +97,12 @@ export const rowsOf = (shape: readonly number[]): number => elements(shape.slice
 export const lastDim = (shape: readonly number[]): number => shape[shape.length - 1] ?? 1
 
 export const int = (attributes: Attributes, name: string): number => attributes[name] as number
+export const option = (attributes: Attributes, name: string): number => (attributes[name] ?? 0) as number
+/** The attributes with every option that they leave out. */
+export const withOptions = ({ attributes: kinds }: OpDefinition, attributes: Attributes): Attributes => ({
+  ...Object.fromEntries(Object.entries(kinds).flatMap(([name, kind]) => (kind === 'option' ? [[name, 0]] : []))),
+  ...attributes,
+})
 export const ints = (attributes: Attributes, name: string): readonly number[] => attributes[name] as readonly number[]
 
 /** The input at `index`, which the op requires. */
@@ -110,12 +116,25 @@ export function expectFloat(op: string, name: string, type: TensorType): void {
   if (type.dtype === 'i32' || type.dtype === 'u8') throw new OpError(op, `dtype of ${name}`, 'a float', type.dtype)
 }
 
+/** Statistics, losses and other sums beside tensors of `dtype`: f64 beside f64, else f32. */
+export const statistic = (dtype: DType): DType => (dtype === 'f64' ? 'f64' : 'f32')
+
+/** What the option `wide` gives: `dtype` itself, or with 1 the dtype of its statistics. */
+export const widened = (dtype: DType, attributes: Attributes): DType =>
+  option(attributes, 'wide') ? statistic(dtype) : dtype
+
 export function expectDtype(op: string, name: string, type: TensorType, dtype: DType): void {
   if (type.dtype !== dtype) throw new OpError(op, `dtype of ${name}`, dtype, type.dtype)
 }
 
 export function expectShape(op: string, name: string, type: TensorType, shape: readonly number[]): void {
   if (!sameShape(type.shape, shape)) throw new OpError(op, `shape of ${name}`, `[${shape.join(', ')}]`, showType(type))
+}
+
+/** The shape and the dtype. */
+export function expectType(op: string, name: string, type: TensorType, expected: TensorType): void {
+  expectShape(op, name, type, expected.shape)
+  expectDtype(op, name, type, expected.dtype)
 }
 
 /** (start, count) pairs that lie within 0 to `length`. */

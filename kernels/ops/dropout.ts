@@ -1,8 +1,9 @@
 // Dropout whose mask is a function of (seed, op, step, global sample, element): the same for every rank count and recomputable.
-import { expectFloat, expectShape, type OpDefinition, required, streamCost } from './definition.js'
+import { expectFloat, expectType, type OpDefinition, required, streamCost } from './definition.js'
 
 /**
- * y = x * factor where kept, 0 where dropped (+ residual): product and sum each rounded, factor = 1 / (1 - p) rounded from float64.
+ * y = x * factor where kept, 0 where dropped (+ residual): product and sum each rounded to f32 (f64 in f64), the result to y's dtype;
+ * factor = 1 / (1 - p) rounded from float64.
  * The first dim of x is the batch. Element e of its row r is dropped where word e % 4 of Philox4x32-10 with
  * key = (seed low, seed high) and counter = (op_id, step, sample + r, e / 4) is below floor(p * 2^32). Its gradient is itself.
  */
@@ -16,7 +17,7 @@ export const dropout: OpDefinition = {
   infer: (inputs) => {
     const x = required('dropout', inputs, 0, 'x')
     expectFloat('dropout', 'x', x)
-    if (inputs[1]) expectShape('dropout', 'residual', inputs[1], x.shape)
+    if (inputs[1]) expectType('dropout', 'residual', inputs[1], x)
     return [x]
   },
   gradient: (builder, call, [dy]) => [

@@ -2,6 +2,7 @@
 import {
   type DType,
   elements,
+  expectDtype,
   expectFloat,
   int,
   ints,
@@ -12,13 +13,15 @@ import {
   showType,
   streamCost,
   type TensorType,
+  widened,
 } from './definition.js'
 
 function binary(op: string, inputs: readonly (TensorType | null)[]): TensorType[] {
   const a = required(op, inputs, 0, 'a')
   const b = required(op, inputs, 1, 'b')
   expectFloat(op, 'a', a)
-  if (b.dtype !== a.dtype) throw new OpError(op, 'dtype of b', a.dtype, b.dtype)
+  const accumulates = op === 'add' && a.dtype === 'f32' && (b.dtype === 'bf16' || b.dtype === 'f16')
+  if (!accumulates) expectDtype(op, 'b', b, a.dtype)
   const suffix = a.shape.slice(a.shape.length - b.shape.length)
   if (b.shape.length === 0 || b.shape.length > a.shape.length || !sameShape(suffix, b.shape)) {
     throw new OpError(op, 'shape of b', `[${a.shape.join(', ')}] or its trailing dims`, showType(b))
@@ -26,6 +29,7 @@ function binary(op: string, inputs: readonly (TensorType | null)[]): TensorType[
   return [a]
 }
 
+/** a + b, rounded once. Onto a in f32, b may be of 16 bits: an accumulator and what it takes in. */
 export const add: OpDefinition = {
   name: 'add',
   opcode: 1,
@@ -37,8 +41,11 @@ export const add: OpDefinition = {
   gradient: (builder, call, [dy]) => {
     if (!dy) return [null, null]
     const rank = builder.typeOf(call.inputs[1]!).shape.length
+    const { dtype } = builder.typeOf(call.inputs[1]!)
     const broadcast = rank < builder.typeOf(dy).shape.length
-    return [dy, broadcast ? builder.emit('sum_leading', [dy], { rank })[0]! : dy]
+    const db = broadcast ? builder.emit('sum_leading', [dy], { rank })[0]! : dy
+    const same = dtype === builder.typeOf(dy).dtype
+    return [dy, same ? db : builder.emit('cast', [db], { dtype: dtypeNumbers.indexOf(dtype) })[0]!]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs),
   inPlace: [
@@ -88,7 +95,7 @@ export const scale: OpDefinition = {
 /** Dtypes by the number that the `dtype` attribute of `cast` and `fill` holds. */
 export const dtypeNumbers: readonly DType[] = ['f32', 'f64', 'bf16', 'f16', 'i32', 'u8']
 
-/** Converts to another float dtype, rounding to nearest even. */
+/** Converts to another float dtype, rounding once, to nearest even; NaN stays NaN. */
 export const cast: OpDefinition = {
   name: 'cast',
   opcode: 4,
@@ -169,13 +176,16 @@ export const slice: OpDefinition = {
   cost: () => ({ flops: 0, bytes: 0 }),
 }
 
-/** Sums over all leading dims and keeps the last `rank`. Rows are added in fixed chunks of 256, chunk sums in order. */
+/**
+ * Sums over all leading dims and keeps the last `rank`. Rows are added in fixed chunks of 256, chunk sums in order, in f32; with `wide` 1
+ * the sum is f32 whatever x is.
+ */
 export const sumLeading: OpDefinition = {
   name: 'sum_leading',
   opcode: 7,
   inputs: ['x'],
   outputs: ['sum'],
-  attributes: { rank: 'int' },
+  attributes: { rank: 'int', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const x = required('sum_leading', inputs, 0, 'x')
@@ -184,7 +194,7 @@ export const sumLeading: OpDefinition = {
     if (!(rank >= 1 && rank <= x.shape.length)) {
       throw new OpError('sum_leading', 'rank', `1 to ${x.shape.length}`, String(rank))
     }
-    return [{ shape: x.shape.slice(x.shape.length - rank), dtype: x.dtype }]
+    return [{ shape: x.shape.slice(x.shape.length - rank), dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: elements(inputs[0]!.shape) }),
   workspace: (inputs, outputs) => {

@@ -3,13 +3,14 @@ import {
   elements,
   expectDtype,
   expectFloat,
-  expectShape,
+  expectType,
   int,
   type OpDefinition,
   OpError,
   required,
   showType,
   streamCost,
+  widened,
 } from './definition.js'
 
 /** y[...] = weight[indices[...]]. An index outside the table is an error of the run. */
@@ -39,13 +40,16 @@ export const embedding: OpDefinition = {
   cost: (_inputs, outputs) => streamCost([], [...outputs, ...outputs], 0),
 }
 
-/** dweight (+ base) with dweight[indices[i]] += dy[i], i in order, each addition rounded; without base it starts from zeros. */
+/**
+ * dweight (+ base) with dweight[indices[i]] += dy[i], i in order, each addition rounded to dweight's dtype; without base it starts from
+ * zeros. With `wide` 1 dweight (and base) is f32 whatever dy is.
+ */
 export const embeddingBackward: OpDefinition = {
   name: 'embedding_backward',
   opcode: 81,
   inputs: ['indices', 'dy', 'base?'],
   outputs: ['dweight'],
-  attributes: { rows: 'int' },
+  attributes: { rows: 'int', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const indices = required('embedding_backward', inputs, 0, 'indices')
@@ -54,9 +58,11 @@ export const embeddingBackward: OpDefinition = {
     if (elements(indices.shape) * width !== elements(dy.shape)) {
       throw new OpError('embedding_backward', 'shape of dy', `[${indices.shape.join(', ')}, width]`, showType(dy))
     }
-    const shape = [int(attributes, 'rows'), width]
-    if (inputs[2]) expectShape('embedding_backward', 'base', inputs[2], shape)
-    return [{ shape, dtype: dy.dtype }]
+    expectDtype('embedding_backward', 'indices', indices, 'i32')
+    expectFloat('embedding_backward', 'dy', dy)
+    const dweight = { shape: [int(attributes, 'rows'), width], dtype: widened(dy.dtype, attributes) }
+    if (inputs[2]) expectType('embedding_backward', 'base', inputs[2], dweight)
+    return [dweight]
   },
   cost: (inputs, outputs) => streamCost([inputs[1]!, inputs[1]!], outputs, 0),
   inPlace: [[2, 0]],

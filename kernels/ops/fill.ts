@@ -7,7 +7,10 @@ import {
   int,
   ints,
   type OpDefinition,
+  OpError,
+  option,
   required,
+  statistic,
   streamCost,
   type TensorType,
 } from './definition.js'
@@ -27,21 +30,33 @@ export const fill: OpDefinition = {
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
 }
 
+/** y[1] = factor * the run-time scalar `value`, rounded from float64: a loss scale and what else varies from run to run. */
+export const scalar: OpDefinition = {
+  name: 'scalar',
+  opcode: 94,
+  inputs: [],
+  outputs: ['y'],
+  attributes: { factor: 'float' },
+  scalars: ['value'],
+  infer: () => [{ shape: [1], dtype: 'f32' }],
+  cost: (inputs, outputs) => streamCost(inputs, outputs),
+}
+
 /**
  * Memory for the gradients of one bucket, [length]. Zeroes the `gaps` ((start, count) pairs of elements) that pad tensors to chunk
- * borders; everything else is written by the ops whose outputs the plan places there.
+ * borders; everything else is written by the ops whose outputs the plan places there. `dtype` is a number as in `fill`, 0 (f32) if left out.
  */
 export const bucket: OpDefinition = {
   name: 'bucket',
   opcode: 93,
   inputs: [],
   outputs: ['memory'],
-  attributes: { length: 'int', gaps: 'ints' },
+  attributes: { length: 'int', dtype: 'option', gaps: 'ints' },
   scalars: [],
   effect: true,
   infer: (_inputs, attributes) => {
     expectRanges('bucket', 'gaps', ints(attributes, 'gaps'), int(attributes, 'length'))
-    return [{ shape: [int(attributes, 'length')], dtype: 'f32' }]
+    return [{ shape: [int(attributes, 'length')], dtype: dtypeNumbers[option(attributes, 'dtype')]! }]
   },
   cost: () => ({ flops: 0, bytes: 0 }),
 }
@@ -49,6 +64,7 @@ export const bucket: OpDefinition = {
 /** The unit, after a check that elements `start` to `start + count` lie within it. */
 function within(op: string, inputs: readonly (TensorType | null)[], attributes: Attributes): TensorType[] {
   const unit = required(op, inputs, 0, 'unit')
+  if (unit.dtype !== statistic(unit.dtype)) throw new OpError(op, 'dtype of unit', 'f32', unit.dtype)
   const range = [int(attributes, 'start'), int(attributes, 'count')]
   expectRanges(op, 'elements', range, elements(unit.shape) * int(attributes, 'shards'))
   return [unit]
@@ -98,4 +114,4 @@ export const initializeNormal: OpDefinition = {
   }),
 }
 
-export const fills = [fill, bucket, initializeConstant, initializeNormal]
+export const fills = [fill, scalar, bucket, initializeConstant, initializeNormal]

@@ -5,9 +5,12 @@ import { expectKind } from './activation.js'
 import {
   type Attributes,
   byteLength,
+  type DType,
+  dtypeBytes,
   elements,
+  expectDtype,
   expectFloat,
-  expectShape,
+  expectType,
   int,
   lastDim,
   type OpCost,
@@ -17,6 +20,7 @@ import {
   rowsOf,
   showType,
   type TensorType,
+  widened,
 } from './definition.js'
 
 function product(op: string, inputs: readonly (TensorType | null)[], attributes: Attributes): TensorType {
@@ -24,7 +28,7 @@ function product(op: string, inputs: readonly (TensorType | null)[], attributes:
   const weight = required(op, inputs, 1, 'weight')
   expectFloat(op, 'x', x)
   if (weight.shape.length !== 2) throw new OpError(op, 'shape of weight', 'two dims', showType(weight))
-  if (weight.dtype !== x.dtype) throw new OpError(op, 'dtype of weight', x.dtype, weight.dtype)
+  expectDtype(op, 'weight', weight, x.dtype)
   const [rows, columns] = weight.shape as [number, number]
   const [inFeatures, outFeatures] = int(attributes, 'transposed') ? [rows, columns] : [columns, rows]
   if (lastDim(x.shape) !== inFeatures) {
@@ -39,12 +43,18 @@ function productCost(inputs: readonly (TensorType | null)[], outputs: readonly T
 }
 
 /**
- * Bytes of scratch for one packed matrix product: panels of 2 x 384 x 1,536 elements for all threads together, and a block of
- * 96 rows of 400 for each (PANELS, MC and A_STRIDE of kernels/cpu/gemm.h).
+ * Bytes of scratch for one packed matrix product with a result of `dtype`: panels of 2 x 384 x 1,536 steps for all threads together, a
+ * block of 96 rows of 400 for each, and f32 sums for a result of 16 bits (`packing_bytes` of kernels/cpu/gemm.h).
  */
-export const packing = (threads: number): number => 4 * (2 * 384 * 1536 + threads * 96 * 400)
+export function packing(threads: number, dtype: DType): number {
+  const sums = dtypeBytes[dtype] === 2 ? Math.max(threads * 96 * 1536, 960 * 768) : 0
+  return 4 * (2 * 384 * 1536 + threads * 96 * 400 + sums)
+}
 
-/** y = x W (+ bias) (+ residual). */
+/** A vector over the output features. */
+const biasOf = (y: TensorType): TensorType => ({ shape: [lastDim(y.shape)], dtype: y.dtype })
+
+/** y = x W (+ bias) (+ residual), summed in f32 and rounded once. */
 export const linear: OpDefinition = {
   name: 'linear',
   opcode: 20,
@@ -54,8 +64,8 @@ export const linear: OpDefinition = {
   scalars: [],
   infer: (inputs, attributes) => {
     const y = product('linear', inputs, attributes)
-    if (inputs[2]) expectShape('linear', 'bias', inputs[2], [lastDim(y.shape)])
-    if (inputs[3]) expectShape('linear', 'residual', inputs[3], y.shape)
+    if (inputs[2]) expectType('linear', 'bias', inputs[2], biasOf(y))
+    if (inputs[3]) expectType('linear', 'residual', inputs[3], y)
     return [y]
   },
   gradient: (builder, call, [dy]) => {
@@ -70,7 +80,7 @@ export const linear: OpDefinition = {
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
   inPlace: [[3, 0]],
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dx = dy W^T. */
@@ -85,31 +95,33 @@ export const linearInputGradient: OpDefinition = {
     product('linear_input_gradient', inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 }),
   ],
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
-/** dW = dy^T x (in the layout of `transposed`), over all rows, in fixed blocks of rows. */
+/** dW = dy^T x (in the layout of `transposed`), over all rows, in fixed blocks of rows; with `wide` 1 it is f32 whatever x is. */
 export const linearWeightGradient: OpDefinition = {
   name: 'linear_weight_gradient',
   opcode: 22,
   inputs: ['x', 'dy'],
   outputs: ['dw'],
-  attributes: { transposed: 'int' },
+  attributes: { transposed: 'int', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const x = required('linear_weight_gradient', inputs, 0, 'x')
     const dy = required('linear_weight_gradient', inputs, 1, 'dy')
+    expectFloat('linear_weight_gradient', 'x', x)
+    expectDtype('linear_weight_gradient', 'dy', dy, x.dtype)
     if (rowsOf(x.shape) !== rowsOf(dy.shape)) {
       throw new OpError('linear_weight_gradient', 'rows of dy', String(rowsOf(x.shape)), showType(dy))
     }
     const [k, n] = [lastDim(x.shape), lastDim(dy.shape)]
-    return [{ shape: int(attributes, 'transposed') ? [k, n] : [n, k], dtype: x.dtype }]
+    return [{ shape: int(attributes, 'transposed') ? [k, n] : [n, k], dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(inputs[1]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
-/** pre = x W (+ bias); y = f(pre), in one pass over the product. */
+/** pre = x W (+ bias); y = f(pre as stored), in one pass over the product: what `linear` and `activation` give. */
 export const linearActivation: OpDefinition = {
   name: 'linear_activation',
   opcode: 23,
@@ -119,15 +131,15 @@ export const linearActivation: OpDefinition = {
   scalars: [],
   infer: (inputs, attributes) => {
     const y = product('linear_activation', inputs, attributes)
-    if (inputs[2]) expectShape('linear_activation', 'bias', inputs[2], [lastDim(y.shape)])
+    if (inputs[2]) expectType('linear_activation', 'bias', inputs[2], biasOf(y))
     expectKind('linear_activation', int(attributes, 'kind'))
     return [y, y]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
-/** dpre = (dy W^T) * f'(pre): the input gradient of a linear layer and the derivative of the activation before it. */
+/** dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. */
 export const linearInputGradientActivation: OpDefinition = {
   name: 'linear_input_gradient_activation',
   opcode: 24,
@@ -138,12 +150,12 @@ export const linearInputGradientActivation: OpDefinition = {
   infer: (inputs, attributes) => {
     const op = 'linear_input_gradient_activation'
     const dpre = product(op, inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 })
-    expectShape(op, 'pre', required(op, inputs, 2, 'pre'), dpre.shape)
+    expectType(op, 'pre', required(op, inputs, 2, 'pre'), dpre)
     expectKind(op, int(attributes, 'kind'))
     return [dpre]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, _outputs, _attributes, threads) => packing(threads),
+  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 export const linears = [

@@ -1,5 +1,19 @@
 // Layer normalisation over the last dim (arXiv 1607.06450), mean and reciprocal standard deviation saved per row.
-import { expectFloat, expectShape, lastDim, type OpDefinition, required, rowsOf, streamCost } from './definition.js'
+import {
+  expectFloat,
+  expectType,
+  lastDim,
+  type OpDefinition,
+  required,
+  rowsOf,
+  statistic,
+  streamCost,
+  type TensorType,
+  widened,
+} from './definition.js'
+
+const rowStatistics = (x: TensorType): TensorType => ({ shape: x.shape.slice(0, -1), dtype: statistic(x.dtype) })
+const parameterOf = (x: TensorType): TensorType => ({ shape: [lastDim(x.shape)], dtype: x.dtype })
 
 /** y = (x - mean) * rstd * weight + bias with rstd = 1 / sqrt(var + epsilon), the biased variance. */
 export const layerNorm: OpDefinition = {
@@ -17,11 +31,9 @@ export const layerNorm: OpDefinition = {
       [2, 'bias'],
     ] as const) {
       const type = inputs[i]
-      if (type) expectShape('layer_norm', name, type, [lastDim(x.shape)])
+      if (type) expectType('layer_norm', name, type, parameterOf(x))
     }
-    const row: 'f32' | 'f64' = x.dtype === 'f64' ? 'f64' : 'f32'
-    const stats = { shape: x.shape.slice(0, -1), dtype: row }
-    return [x, stats, stats]
+    return [x, rowStatistics(x), rowStatistics(x)]
   },
   gradient: (builder, call, [dy]) => {
     if (!dy) return [null, null, null]
@@ -38,24 +50,26 @@ export const layerNorm: OpDefinition = {
 
 /**
  * dx (+ residual), dweight, dbias. With `residual`, the gradient that flows past the norm is added to dx in the same pass.
- * Parameter gradients are summed over fixed chunks of 64 rows, the chunks in order.
+ * Parameter gradients are summed over fixed chunks of 64 rows, the chunks in order; with `wide` 1 they are f32 whatever x is.
  */
 export const layerNormBackward: OpDefinition = {
   name: 'layer_norm_backward',
   opcode: 31,
   inputs: ['dy', 'x', 'weight?', 'mean', 'rstd', 'residual?'],
   outputs: ['dx', 'dweight', 'dbias'],
-  attributes: {},
+  attributes: { wide: 'option' },
   scalars: [],
-  infer: (inputs) => {
+  infer: (inputs, attributes) => {
     const op = 'layer_norm_backward'
     const dy = required(op, inputs, 0, 'dy')
-    expectShape(op, 'x', required(op, inputs, 1, 'x'), dy.shape)
-    expectShape(op, 'mean', required(op, inputs, 3, 'mean'), dy.shape.slice(0, -1))
-    expectShape(op, 'rstd', required(op, inputs, 4, 'rstd'), dy.shape.slice(0, -1))
-    if (inputs[5]) expectShape(op, 'residual', inputs[5], dy.shape)
-    const parameter = { shape: [lastDim(dy.shape)], dtype: dy.dtype }
-    return [dy, parameter, parameter]
+    expectFloat(op, 'dy', dy)
+    expectType(op, 'x', required(op, inputs, 1, 'x'), dy)
+    if (inputs[2]) expectType(op, 'weight', inputs[2], parameterOf(dy))
+    expectType(op, 'mean', required(op, inputs, 3, 'mean'), rowStatistics(dy))
+    expectType(op, 'rstd', required(op, inputs, 4, 'rstd'), rowStatistics(dy))
+    if (inputs[5]) expectType(op, 'residual', inputs[5], dy)
+    const gradient = { shape: [lastDim(dy.shape)], dtype: widened(dy.dtype, attributes) }
+    return [dy, gradient, gradient]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 14),
   inPlace: [

@@ -2,18 +2,23 @@
 // A unit has `length` elements. With `shards` > 1 a rank works on its slice only: elements rank * length / shards up to the next rank's.
 // An operand of `length` elements is whole and its slice is taken; one of `length / shards` elements is the slice itself.
 // `ranges` lists (start, count) pairs of elements in the coordinates of the whole unit; what lies outside them is left alone.
-// `control` is f64[4]: global norm, clip factor, 1 if the norm is finite else 0, spare. With control[2] = 0 nothing is written.
+// Parameters and states are f32; a gradient is f32 or of 16 bits, widened exactly.
+// `control` is f64[4]: global norm, factor of gradients, 1 if the norm is finite else 0, spare. With control[2] = 0 nothing is written.
 import {
   type Attributes,
+  dtypeBytes,
   elements,
   expectDtype,
+  expectFloat,
   expectRanges,
+  expectType,
   int,
   ints,
   type OpDefinition,
   OpError,
   required,
   showType,
+  statistic,
   streamCost,
   type TensorType,
 } from './definition.js'
@@ -27,6 +32,12 @@ function expectPart(op: string, name: string, type: TensorType, attributes: Attr
   }
 }
 
+/** The dtype that updates are computed in. */
+function expectMaster(op: string, parameter: TensorType): void {
+  if (parameter.dtype !== statistic(parameter.dtype))
+    throw new OpError(op, 'dtype of parameter', 'f32', parameter.dtype)
+}
+
 function updated(
   op: string,
   inputs: readonly (TensorType | null)[],
@@ -38,6 +49,9 @@ function updated(
   expectPart(op, 'gradient', required(op, inputs, 1, 'gradient'), attributes)
   for (let i = 2; i < 2 + states; i++) expectPart(op, 'state', required(op, inputs, i, 'state'), attributes)
   expectRanges(op, 'ranges', ints(attributes, 'ranges'), int(attributes, 'length'))
+  expectMaster(op, parameter)
+  for (const state of inputs.slice(2, 2 + states)) expectDtype(op, 'state', state!, parameter.dtype)
+  expectFloat(op, 'gradient', inputs[1]!)
   const control = required(op, inputs, 2 + states, 'control')
   expectDtype(op, 'control', control, 'f64')
   return [parameter, ...Array.from({ length: states }, (_, i) => inputs[2 + i]!)]
@@ -47,13 +61,13 @@ function updated(
  * Adam (arXiv 1412.6980) and AdamW (arXiv 1711.05101, `decoupled` 1), every step one IEEE operation in f32, constants (1 - b1,
  * sqrt(correction2), 1 - lr * wd, lr / correction1 ...) computed in float64 and rounded once: g = gradient * factor; L2: g = fma(wd, p, g); m = fma(b1, m, (1 - b1) * g); v = fma(b2, v, ((1 - b2) * g) * g);
  * denominator = sqrt(v) / sqrt(correction2) + epsilon; decoupled: p = p * (1 - lr * wd);
- * p = fma(-(lr / correction1), m / denominator, p).
+ * p = fma(-(lr / correction1), m / denominator, p). `copy`, of 16 bits, takes the new parameter, rounded to its dtype.
  */
 export const adam: OpDefinition = {
   name: 'adam',
   opcode: 100,
-  inputs: ['parameter', 'gradient', 'm', 'v', 'control'],
-  outputs: ['parameter', 'm', 'v'],
+  inputs: ['parameter', 'gradient', 'm', 'v', 'control', 'copy?'],
+  outputs: ['parameter', 'm', 'v', 'copy'],
   attributes: {
     decoupled: 'int',
     epsilon: 'float',
@@ -68,8 +82,15 @@ export const adam: OpDefinition = {
     [0, 0],
     [2, 1],
     [3, 2],
+    [5, 3],
   ],
-  infer: (inputs, attributes) => updated('adam', inputs, attributes, 2),
+  infer: (inputs, attributes) => {
+    const results = updated('adam', inputs, attributes, 2)
+    if (!inputs[5]) return results
+    expectPart('adam', 'copy', inputs[5], attributes)
+    if (dtypeBytes[inputs[5].dtype] !== 2) throw new OpError('adam', 'dtype of copy', 'bf16 or f16', inputs[5].dtype)
+    return [...results, inputs[5]]
+  },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 14),
 }
 
@@ -102,7 +123,12 @@ export const sgd: OpDefinition = {
     const parameter = required('sgd', inputs, 0, 'parameter')
     expectPart('sgd', 'parameter', parameter, attributes)
     expectPart('sgd', 'gradient', required('sgd', inputs, 1, 'gradient'), attributes)
-    if (inputs[2]) expectPart('sgd', 'momentum', inputs[2], attributes)
+    expectMaster('sgd', parameter)
+    expectFloat('sgd', 'gradient', inputs[1]!)
+    if (inputs[2]) {
+      expectPart('sgd', 'momentum', inputs[2], attributes)
+      expectDtype('sgd', 'momentum', inputs[2], parameter.dtype)
+    }
     expectRanges('sgd', 'ranges', ints(attributes, 'ranges'), int(attributes, 'length'))
     expectDtype('sgd', 'control', required('sgd', inputs, 3, 'control'), 'f64')
     return inputs[2] ? [parameter, inputs[2]] : [parameter]
@@ -125,7 +151,9 @@ export const normChunks: OpDefinition = {
   attributes: { length: 'int', shards: 'int' },
   scalars: [],
   infer: (inputs, attributes) => {
-    expectPart('norm_chunks', 'gradient', required('norm_chunks', inputs, 0, 'gradient'), attributes)
+    const gradient = required('norm_chunks', inputs, 0, 'gradient')
+    expectPart('norm_chunks', 'gradient', gradient, attributes)
+    expectFloat('norm_chunks', 'gradient', gradient)
     const slice = int(attributes, 'length') / int(attributes, 'shards')
     if (slice % normChunk !== 0) throw new OpError('norm_chunks', 'slice', `a multiple of ${normChunk}`, String(slice))
     return [{ shape: [slice / normChunk], dtype: 'f64' }]
@@ -135,18 +163,20 @@ export const normChunks: OpDefinition = {
 
 /**
  * control from chunk sums: norm = sqrt(sum), the chunks of `ranges` ((first chunk, count) pairs) added one by one in that order;
- * factor = max_norm / (norm + 1e-6) where that is below 1 and max_norm > 0, else 1.
+ * factor = max_norm / (norm + 1e-6) where that is below 1 and max_norm > 0, else 1. Of gradients that carry a loss scale ([1]), the norm
+ * is sqrt(sum) / scale and the factor is divided by it: one multiplication unscales and clips.
  */
 export const clipControl: OpDefinition = {
   name: 'clip_control',
   opcode: 103,
-  inputs: ['sums'],
+  inputs: ['sums', 'loss_scale?'],
   outputs: ['control'],
   attributes: { max_norm: 'float', ranges: 'ints' },
   scalars: [],
   infer: (inputs, attributes) => {
     const sums = required('clip_control', inputs, 0, 'sums')
     expectDtype('clip_control', 'sums', sums, 'f64')
+    if (inputs[1]) expectType('clip_control', 'loss_scale', inputs[1], { shape: [1], dtype: 'f32' })
     expectRanges('clip_control', 'ranges', ints(attributes, 'ranges'), elements(sums.shape))
     return [{ shape: [4], dtype: 'f64' }]
   },

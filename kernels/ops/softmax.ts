@@ -1,5 +1,5 @@
 // Softmax over the last dim.
-import { expectFloat, expectShape, type OpDefinition, required, streamCost } from './definition.js'
+import { expectFloat, expectType, type OpDefinition, required, streamCost } from './definition.js'
 
 /** y = exp(x - max) / sum. */
 export const softmax: OpDefinition = {
@@ -29,7 +29,8 @@ export const softmaxBackward: OpDefinition = {
   scalars: [],
   infer: (inputs) => {
     const dy = required('softmax_backward', inputs, 0, 'dy')
-    expectShape('softmax_backward', 'y', required('softmax_backward', inputs, 1, 'y'), dy.shape)
+    expectFloat('softmax_backward', 'dy', dy)
+    expectType('softmax_backward', 'y', required('softmax_backward', inputs, 1, 'y'), dy)
     return [dy]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 4),

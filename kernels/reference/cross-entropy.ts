@@ -4,7 +4,7 @@ import { KernelError, type ReferenceCall, type ReferenceKernel, type ReferenceTe
 import { weightKN } from './linear.js'
 import { multiply, transpose } from './matrix.js'
 import { eachRow, logSumExp } from './softmax.js'
-import { load, store } from './storage.js'
+import { load, rounding, store } from './storage.js'
 
 function targetsOf(op: string, tensor: ReferenceTensor, classes: number): ArrayLike<number> {
   const bad = tensor.data.findIndex((target) => target < -1 || target >= classes)
@@ -83,7 +83,8 @@ const linearCrossEntropy: ReferenceKernel = (call) => store(call.outputs[0], [he
 const linearCrossEntropyGradients: ReferenceKernel = (call) => {
   const { inputs, outputs, attributes } = call
   const { rows, features, kn, classes, logits, targets, lse, loss } = head('linear_cross_entropy_gradients', call)
-  const dlogits = logitGradients(logits, lse, targets, classes, (attributes.scale as number) * load(inputs[3]!)[0]!)
+  const factor = (attributes.scale as number) * load(inputs[3]!)[0]!
+  const dlogits = logitGradients(logits, lse, targets, classes, factor).map(rounding(inputs[0]!.dtype))
   const dx = multiply(dlogits, transpose(kn, features, classes), rows, classes, features)
   const dwKN = multiply(transpose(load(inputs[0]!), rows, features), dlogits, features, rows, classes)
   store(outputs[0], [loss])

@@ -1,8 +1,9 @@
 // Dropout with the mask that the op table defines: a function of (seed, op, step, global sample, element) and of nothing else.
 import { elements, int } from '../ops/definition.js'
+import { arithmeticOf } from './arithmetic.js'
 import type { ReferenceCall, ReferenceKernel } from './kernel.js'
 import { philox, split, type Words } from './philox.js'
-import { load, rounding, store } from './storage.js'
+import { load, store } from './storage.js'
 
 /** Whether an element of a row of the batch is kept. */
 export type Mask = (row: number, element: number) => boolean
@@ -28,14 +29,14 @@ const dropout: ReferenceKernel = (call) => {
   const [x, residual] = [load(inputs[0]!), inputs[1] && load(inputs[1])]
   const p = attributes.p as number
   const keep = maskOf(call, p)
-  const round = rounding(inputs[0]!.dtype)
+  const { round } = arithmeticOf(inputs[0]!.dtype)
   const factor = round(1 / (1 - p))
   const perRow = elements(inputs[0]!.shape.slice(1))
   store(
     outputs[0],
     x.map((value, i) => {
       const kept = keep(Math.floor(i / perRow), i % perRow) ? round(value * factor) : 0
-      return residual ? kept + residual[i]! : kept
+      return residual ? round(kept + residual[i]!) : kept
     }),
   )
 }

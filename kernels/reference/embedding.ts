@@ -24,7 +24,7 @@ const embeddingBackward: ReferenceKernel = ({ inputs, outputs, attributes }) => 
   const dy = load(inputs[1]!)
   const width = lastDim(inputs[1]!.shape)
   const indices = indicesOf('embedding_backward', inputs[0]!, rows)
-  const round = rounding(inputs[1]!.dtype)
+  const round = rounding(outputs[0]!.dtype)
   const dweight = inputs[2] ? load(inputs[2]) : new Float64Array(rows * width)
   for (let i = 0; i < indices.length; i++) {
     for (let c = 0; c < width; c++) {

@@ -3,7 +3,7 @@ import { type Attributes, int, lastDim, rowsOf } from '../ops/definition.js'
 import { activationOf } from './activation.js'
 import type { ReferenceCall, ReferenceKernel, ReferenceTensor } from './kernel.js'
 import { multiply, transpose } from './matrix.js'
-import { load, store } from './storage.js'
+import { load, rounding, store } from './storage.js'
 
 /** The weight as K x N. */
 export function weightKN(weight: ReferenceTensor, attributes: Attributes): Float64Array {
@@ -44,7 +44,7 @@ const linearWeightGradient: ReferenceKernel = ({ inputs, outputs, attributes }) 
 }
 
 const linearActivation: ReferenceKernel = (call) => {
-  const pre = product(call)
+  const pre = product(call).map(rounding(call.inputs[0]!.dtype))
   store(call.outputs[0], pre)
   store(call.outputs[1], pre.map(activationOf(call.attributes).value))
 }

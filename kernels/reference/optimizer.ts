@@ -3,9 +3,15 @@ import { int, ints } from '../ops/definition.js'
 import { normChunk } from '../ops/optimizer.js'
 import { arithmeticOf } from './arithmetic.js'
 import type { ReferenceArray, ReferenceCall, ReferenceKernel, ReferenceTensor } from './kernel.js'
+import { load, numbersOf, storedAs } from './storage.js'
 import { eachInRanges, partOf, sliceOf } from './unit.js'
 
-/** This rank's slices of the parameter, the gradient and the states, in the order given. */
+/** This rank's slice of the gradient, as numbers. */
+function gradientOf(call: ReferenceCall, { dtype, data }: ReferenceTensor): Float64Array {
+  return numbersOf(dtype, partOf(data, sliceOf(call, int(call.attributes, 'length'))))
+}
+
+/** This rank's slices of parameters and states, in the order given. */
 function slices(call: ReferenceCall, ...tensors: readonly (ReferenceTensor | null | undefined)[]): ReferenceArray[] {
   const slice = sliceOf(call, int(call.attributes, 'length'))
   return tensors.flatMap((tensor) => (tensor ? [partOf(tensor.data, slice)] : []))
@@ -19,12 +25,14 @@ function eachElement(call: ReferenceCall, control: ArrayLike<number>, f: (i: num
 
 const adam: ReferenceKernel = (call) => {
   const { inputs, outputs, attributes, scalars } = call
-  const [parameter, m, v, gradient] = slices(call, ...outputs, inputs[1]) as [
+  const [parameter, m, v, copy] = slices(call, ...outputs) as [
     ReferenceArray,
     ReferenceArray,
     ReferenceArray,
-    ReferenceArray,
+    ReferenceArray?,
   ]
+  const gradient = gradientOf(call, inputs[1]!)
+  const copied = storedAs(inputs[5]?.dtype ?? 'f32')
   const control = inputs[4]!.data
   const [learningRate, beta1, beta2, correction1, correction2] = scalars as [number, number, number, number, number]
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
@@ -46,6 +54,7 @@ const adam: ReferenceKernel = (call) => {
     const denominator = round(round(round(Math.sqrt(square)) / root2) + epsilon)
     if (attributes.decoupled) p = round(p * shrink)
     parameter[i] = fma(step, round(mean / denominator), p)
+    if (copy) copy[i] = copied(parameter[i]!)
     m[i] = mean
     v[i] = square
   })
@@ -53,11 +62,8 @@ const adam: ReferenceKernel = (call) => {
 
 const sgd: ReferenceKernel = (call) => {
   const { inputs, outputs, attributes, scalars } = call
-  const [parameter, gradient, buffer] = slices(call, outputs[0], inputs[1], outputs[1]) as [
-    ReferenceArray,
-    ReferenceArray,
-    ReferenceArray?,
-  ]
+  const [parameter, buffer] = slices(call, ...outputs) as [ReferenceArray, ReferenceArray?]
+  const gradient = gradientOf(call, inputs[1]!)
   const control = inputs[3]!.data
   const [learningRate, first] = scalars as [number, number]
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
@@ -79,7 +85,7 @@ const sgd: ReferenceKernel = (call) => {
 
 const normChunks: ReferenceKernel = (call) => {
   const { inputs, outputs } = call
-  const [gradient] = slices(call, inputs[0]) as [ReferenceArray]
+  const gradient = gradientOf(call, inputs[0]!)
   const sums = outputs[0]!.data
   for (let chunk = 0; chunk < sums.length; chunk++) {
     const s = new Float64Array(8)
@@ -96,9 +102,11 @@ const clipControl: ReferenceKernel = ({ inputs, outputs, attributes }) => {
   for (let r = 0; r < ranges.length; r += 2) {
     for (let chunk = ranges[r]!; chunk < ranges[r]! + ranges[r + 1]!; chunk++) total += sums[chunk]!
   }
-  const norm = Math.sqrt(total)
+  const scale = inputs[1] ? load(inputs[1])[0]! : 1
+  const norm = Math.sqrt(total) / scale
   const factor = maxNorm / (norm + 1e-6)
-  outputs[0]!.data.set([norm, maxNorm > 0 && factor < 1 ? factor : 1, Number.isFinite(norm) ? 1 : 0, 0])
+  const clipped = maxNorm > 0 && factor < 1 ? factor : 1
+  outputs[0]!.data.set([norm, clipped / scale, Number.isFinite(norm) ? 1 : 0, 0])
 }
 
 export const optimizers: Readonly<Record<string, ReferenceKernel>> = {

@@ -67,17 +67,26 @@ export function rounding(dtype: DType): (x: number) => number {
   return dtype === 'f32' ? Math.fround : (x) => x
 }
 
+/** The numbers of memory that holds `dtype`, copied. */
+export function numbersOf(dtype: DType, data: ReferenceArray): Float64Array {
+  const format = halfFormats[dtype]
+  return format ? Float64Array.from(data, (bits) => halfFromBits(format, bits)) : new Float64Array(data)
+}
+
 /** The tensor's numbers, copied. */
-export function load(tensor: ReferenceTensor): Float64Array {
-  const format = halfFormats[tensor.dtype]
-  return format ? Float64Array.from(tensor.data, (bits) => halfFromBits(format, bits)) : new Float64Array(tensor.data)
+export const load = (tensor: ReferenceTensor): Float64Array => numbersOf(tensor.dtype, tensor.data)
+
+/** What memory that holds `dtype` keeps of a number, rounded once. */
+export function storedAs(dtype: DType): (x: number) => number {
+  const format = halfFormats[dtype]
+  return format ? (x) => halfToBits(format, x) : (x) => x
 }
 
 /** Writes numbers into the tensor, each rounded once; does nothing where the output is not wanted. */
 export function store(tensor: ReferenceTensor | null | undefined, values: ArrayLike<number>): void {
   if (!tensor) return
   const format = halfFormats[tensor.dtype]
-  tensor.data.set(format ? Uint16Array.from(values, (x) => halfToBits(format, x)) : values)
+  tensor.data.set(format ? Uint16Array.from(values, storedAs(tensor.dtype)) : values)
 }
 
 /** A typed array over `count` elements of memory, as tensors of `dtype` are held. */

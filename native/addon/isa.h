@@ -15,7 +15,7 @@ struct IsaLevel {
   const KernelTable& (*kernels)();
 };
 
-const std::array<IsaLevel, 3>& isa_levels();
+const std::array<IsaLevel, 4>& isa_levels();
 
 /// Throws UsageError where the machine lacks `name`.
 const KernelTable& kernels_of(const std::string& name);

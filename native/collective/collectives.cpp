@@ -10,9 +10,8 @@ namespace {
 
 using abi::Opcode;
 
-/// Bytes that one task of the pool copies or sums, and of one block that stays in the first cache while it is summed.
+/// Bytes that one task of the pool copies.
 constexpr int64_t task_bytes = 256 << 10;
-constexpr int64_t block_bytes = 8 << 10;
 
 struct Layout {
   int64_t slice = 0;
@@ -51,25 +50,6 @@ void copy_bytes(Pool& pool, std::byte* target, const std::byte* source, uint64_t
   });
 }
 
-/// target = (base +) sources[0] + sources[1] + ..., left to right. The target may be any one of the operands.
-template <class T>
-void sum_sources(Pool& pool, T* target, const T* base, const std::vector<const T*>& sources, int64_t count) {
-  constexpr int64_t task_elements = task_bytes / sizeof(T), block = block_bytes / sizeof(T);
-  pool.each((count + task_elements - 1) / task_elements, [&](int64_t task, int) {
-    T sums[block];
-    const int64_t end = std::min(count, (task + 1) * task_elements);
-    for (int64_t start = task * task_elements; start < end; start += block) {
-      const int64_t n = std::min(block, end - start);
-      std::memcpy(sums, (base ? base : sources[0]) + start, n * sizeof(T));
-      for (size_t s = base ? 0 : 1; s < sources.size(); ++s) {
-        const T* x = sources[s] + start;
-        for (int64_t i = 0; i < n; ++i) sums[i] += x[i];
-      }
-      std::memcpy(target + start, sums, n * sizeof(T));
-    }
-  });
-}
-
 class Running {
  public:
   Running(const CollectiveCall& call, const CollectiveRank& me)
@@ -101,20 +81,12 @@ class Running {
   }
   std::byte* mine(const Place& place, int64_t element = 0) const { return at(me_.rank, place, element); }
 
-  template <class T>
-  void sum(T* target, const T* base, int64_t first, int64_t count) {
-    std::vector<const T*> sources;
-    for (int rank = 0; rank < ranks_; ++rank)
-      sources.push_back(reinterpret_cast<const T*>(at(rank, *call_.input, first)));
-    sum_sources(me_.pool, target, base, sources, count);
-  }
-
   void sum_slice(std::byte* target, const std::byte* base, int64_t first, int64_t count) {
     if (count == 0) return;
-    if (static_cast<DType>(call_.input->dtype) == DType::f64)
-      sum(reinterpret_cast<double*>(target), reinterpret_cast<const double*>(base), first, count);
-    else
-      sum(reinterpret_cast<float*>(target), reinterpret_cast<const float*>(base), first, count);
+    std::vector<const void*> sources;
+    for (int rank = 0; rank < ranks_; ++rank) sources.push_back(at(rank, *call_.input, first));
+    me_.kernels.sum({static_cast<DType>(call_.input->dtype), static_cast<DType>(call_.output->dtype), target, base, sources.data(),
+                     ranks_, count, call_.opcode == Opcode::all_reduce, &me_.pool});
   }
 
   void copy(std::byte* target, const std::byte* source, int64_t count) {
@@ -196,11 +168,14 @@ std::string check_collective(const CollectiveCall& call, int ranks) {
   const Place &in = *call.input, &out = *call.output;
   const bool sums = call.opcode == Opcode::reduce_scatter || call.opcode == Opcode::all_reduce;
   const DType dtype = static_cast<DType>(in.dtype);
-  if (sums && dtype != DType::f32 && dtype != DType::f64)
-    return std::string("dtype, expected f32 or f64, got ") + abi::dtype_names[in.dtype];
-  if (out.dtype != in.dtype)
+  if (sums && (dtype == DType::i32 || dtype == DType::u8))
+    return std::string("dtype, expected a float, got ") + abi::dtype_names[in.dtype];
+  const bool wide = call.opcode == Opcode::reduce_scatter &&
+                    static_cast<const abi::ReduceScatterAttributes*>(call.attributes)->wide && dtype != DType::f64;
+  const uint32_t result = wide ? static_cast<uint32_t>(DType::f32) : in.dtype;
+  if (out.dtype != result)
     return std::string("dtype of the output, expected ") +
-        abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[out.dtype];
+        abi::dtype_names[result] + ", got " + abi::dtype_names[out.dtype];
   const int64_t all = call.opcode == Opcode::all_gather ? out.elements : in.elements;
   const bool sliced = call.opcode != Opcode::all_reduce && call.opcode != Opcode::broadcast;
   if (sliced && all % ranks != 0) return "elements, expected a multiple of " + number(ranks) + ", got " + number(all);
@@ -213,9 +188,9 @@ std::string check_collective(const CollectiveCall& call, int ranks) {
       return "elements of shard, expected " + number(expected) + ", got " + number(out.elements);
     if (call.base && call.base->elements != expected)
       return "elements of base, expected " + number(expected) + ", got " + number(call.base->elements);
-    if (call.base && call.base->dtype != in.dtype)
+    if (call.base && call.base->dtype != result)
       return std::string("dtype of base, expected ") +
-          abi::dtype_names[in.dtype] + ", got " + abi::dtype_names[call.base->dtype];
+          abi::dtype_names[result] + ", got " + abi::dtype_names[call.base->dtype];
   } else if (call.opcode == Opcode::all_gather) {
     const bool whole = static_cast<const abi::AllGatherAttributes*>(call.attributes)->whole != 0;
     const int64_t expected = whole ? all : slice;

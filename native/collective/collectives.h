@@ -34,6 +34,7 @@ struct CollectiveRank {
   Communicator& communicator;
   const std::vector<RankMemory>& memory;
   Pool& pool;
+  const KernelTable& kernels;
 };
 
 bool is_collective(abi::Opcode opcode);

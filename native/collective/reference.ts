@@ -1,6 +1,8 @@
 // The reference communicator: the same protocol as communicator.h over a SharedArrayBuffer with Atomics, and the collectives in
 // plain TypeScript. A rank blocks its worker while it waits; an abort changes the word that it waits on, so it always wakes.
+import { type DType, statistic } from '../../kernels/ops/definition.js'
 import type { ReferenceArray } from '../../kernels/reference/kernel.js'
+import { numbersOf, rounding, storedAs } from '../../kernels/reference/storage.js'
 
 /**
  * Words of the control memory, then for each rank its progress and its number of collectives, then the board. That holds two
@@ -117,6 +119,7 @@ export class ReferenceCommunicator {
 
 /** An operand of a collective: its place is the same on every rank. */
 export interface ReferencePlace {
+  readonly dtype: DType
   readonly elements: number
   /** `count` elements from `first` on, in the memory of `rank`. */
   view(rank: number, first: number, count: number): ReferenceArray
@@ -130,7 +133,7 @@ export interface ReferenceCollective extends Announcement {
   readonly whole: boolean
 }
 
-/** Runs one collective on `rank`. Sums are rounded after each addition, in rank order, as the CPU's are. Throws {@link Aborted}. */
+/** Runs one collective on `rank`. Sums are rounded in rank order as the op table says. Throws {@link Aborted}. */
 export function runReferenceCollective(
   call: ReferenceCollective,
   communicator: ReferenceCommunicator,
@@ -146,15 +149,17 @@ export function runReferenceCollective(
   const own = (peer: number): number => (call.whole ? peer * slice : 0)
   switch (call.op) {
     case 'reduce_scatter': {
-      const start = base?.view(rank, own(rank), slice)
-      const sources = peers.map((peer) => input.view(peer, rank * slice, slice))
-      output.view(rank, own(rank), slice).set(sumInOrder(start ? [start, ...sources] : sources))
+      const start = base ? [numbersOf(base.dtype, base.view(rank, own(rank), slice))] : []
+      const sources = peers.map((peer) => numbersOf(input.dtype, input.view(peer, rank * slice, slice)))
+      const sum = sumInOrder([...start, ...sources], output.dtype)
+      output.view(rank, own(rank), slice).set(sum.map(storedAs(output.dtype)))
       break
     }
     case 'all_reduce': {
-      const sum = sumInOrder(peers.map((peer) => input.view(peer, 0, input.elements)))
+      const sources = peers.map((peer) => numbersOf(input.dtype, input.view(peer, 0, input.elements)))
+      const sum = sumInOrder(sources, statistic(output.dtype))
       communicator.barrier()
-      output.view(rank, 0, output.elements).set(sum)
+      output.view(rank, 0, output.elements).set(sum.map(storedAs(output.dtype)))
       break
     }
     case 'all_gather':
@@ -170,9 +175,11 @@ export function runReferenceCollective(
   communicator.barrier()
 }
 
-function sumInOrder(sources: readonly ReferenceArray[]): ReferenceArray {
-  const [first, ...others] = sources as [ReferenceArray, ...ReferenceArray[]]
+/** Left to right, each addition rounded to `dtype`. */
+function sumInOrder(sources: readonly Float64Array[], dtype: DType): Float64Array {
+  const round = rounding(dtype)
+  const [first, ...others] = sources as [Float64Array, ...Float64Array[]]
   const sum = first.slice()
-  for (const source of others) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + source[i]!
+  for (const source of others) for (let i = 0; i < sum.length; i++) sum[i] = round(sum[i]! + source[i]!)
   return sum
 }

@@ -131,7 +131,7 @@ RunReport Executor::run(const RunRequest& request) {
 void Executor::execute(const ProgramInstruction& instruction, const RunRequest& request, std::vector<double>& scalars) {
   if (!instruction.kernel) {
     progress_.fetch_or(1, std::memory_order_relaxed);
-    run_collective(collective_call(instruction), {rank_, group_.communicator, group_.memory, pool_});
+    run_collective(collective_call(instruction), {rank_, group_.communicator, group_.memory, pool_, group_.kernels});
     return;
   }
   scalars.clear();

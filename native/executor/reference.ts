@@ -270,6 +270,7 @@ class ReferenceRank implements RankDevice {
   #place({ arena, byteOffset, dtype, shape }: TensorRecord): ReferencePlace {
     const { memory } = this.#token
     return {
+      dtype,
       elements: elements(shape),
       view: (rank, first, count) => viewOf(dtype, memory[rank]![arena]!, byteOffset + first * dtypeBytes[dtype], count),
     }

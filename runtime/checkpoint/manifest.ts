@@ -26,6 +26,11 @@ const manifestSchema = z.object({
       samples: count,
       seed: count,
       shuffle: z.boolean(),
+      /** State of the loss scaler, in fp16. */
+      loss_scale: z
+        .object({ scale: z.number().positive(), iteration: count, last_overflow: z.int().min(-1), hysteresis: count })
+        .readonly()
+        .optional(),
     })
     .readonly(),
   /** `adam` or `sgd`, and the names of its state tensors. */
@@ -39,6 +44,8 @@ export type Manifest = Readonly<z.output<typeof manifestSchema>>
 
 /** What a run needs beside tensors to go on bit for bit. */
 export type Progress = Manifest['progress']
+
+export type SavedScaler = NonNullable<Progress['loss_scale']>
 
 /** The folder of a step's checkpoint, DeepSpeed's tag. */
 export const tagOf = (step: number): string => `global_step${step}`

@@ -1,42 +1,9 @@
-// Sections of precision, parallelism, memory and monitoring that do not act yet. They are here so that a file that names them is read for what it says: silent where
+// Sections of parallelism, memory and monitoring that do not act yet. They are here so that a file that names them is read for what it says: silent where
 // they are off, one clear error or notice where they are on, and a mistyped key inside them is found. Keys without a mark only
 // detail a technique whose switch is marked.
 import { anything, choice, flag, integer, list, number, open, results, section, text, tunes } from './fields.js'
 
 const names = list(text)
-const dtype = choice('fp32', 'fp16', 'bf16')
-
-export const precisionSections = {
-  fp16: section({
-    enabled: results(flag, false),
-    auto_cast: flag.optional(),
-    loss_scale: number(0).optional(),
-    initial_scale_power: integer().optional(),
-    loss_scale_window: integer(1).optional(),
-    hysteresis: integer().optional(),
-    consecutive_hysteresis: flag.optional(),
-    min_loss_scale: number(0).optional(),
-    fp16_master_weights_and_grads: flag.optional(),
-  }).optional(),
-  bf16: section({
-    enabled: results(flag, false),
-    immediate_grad_update: flag.optional(),
-    check_grad_overflow: flag.optional(),
-    bf16_master_weights_and_grads: flag.optional(),
-    bf16_optimizer_states: flag.optional(),
-  }).optional(),
-  amp: results(open(anything).nullable(), null, {}),
-  torch_autocast: section({
-    enabled: results(flag, false),
-    dtype: choice('bfloat16', 'float16').optional(),
-    lower_precision_safe_modules: names.nullish(),
-  }).nullish(),
-  data_types: section({
-    grad_accum_dtype: results(dtype.nullable(), null, 'fp32'),
-    param_dtype: results(dtype.nullable(), null, 'fp32'),
-    buffer_dtype: results(dtype.nullable(), null, 'fp32'),
-  }).optional(),
-}
 
 export const parallelSections = {
   tensor_parallel: section({

@@ -9,6 +9,8 @@ export interface Mark {
   readonly effect: Effect
   /** Values at which the key asks for nothing, its default first. */
   readonly off: readonly unknown[]
+  /** Why other values do not act; absent: the feature is not built yet. */
+  readonly why?: string
 }
 
 export const marks = z.registry<Mark>()
@@ -58,5 +60,11 @@ export function tunes<S extends z.ZodType>(schema: S, ...off: unknown[]): z.ZodO
 function marked<S extends z.ZodType>(schema: S, mark: Mark): z.ZodOptional<S> {
   const field = schema.optional()
   marks.add(field as z.ZodType, mark)
+  return field
+}
+
+/** Says why a marked key does not act. */
+export function because<S extends z.ZodType>(field: z.ZodOptional<S>, why: string): z.ZodOptional<S> {
+  marks.add(field as z.ZodType, { ...marks.get(field as z.ZodType)!, why })
   return field
 }

@@ -145,11 +145,13 @@ function findMarks(
         found.problems.push({
           code: 'CONFIG_UNSUPPORTED',
           key,
-          expected: `${off} (other values are not supported yet)`,
+          expected: `${off} (${mark.why ?? 'other values are not supported yet'})`,
           got: show(item),
         })
       } else {
-        found.notices.push(`${key}: ${show(item)} has no effect yet; results do not depend on it`)
+        found.notices.push(
+          `${key}: ${show(item)} has no effect${mark.why ? `: ${mark.why}` : ' yet; results do not depend on it'}`,
+        )
       }
     }
   }

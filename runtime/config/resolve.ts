@@ -3,11 +3,12 @@
 import type { OptimizerSpec } from '../optim/optimizer.js'
 import type { ScheduleSpec } from '../optim/schedule.js'
 import { type BatchSizes, resolveBatch } from './batch.js'
-import { type ConfigProblem, throwProblems } from './error.js'
+import { throwProblems } from './error.js'
 import { inspect, keyPaths } from './inspect.js'
 import { modernise } from './legacy.js'
 import type { ConfigSource } from './load.js'
 import { resolveOptimizer } from './optimizer.js'
+import { type PrecisionConfig, resolvePrecision } from './precision.js'
 import { resolveScheduler } from './scheduler.js'
 import { configSchema } from './schema.js'
 import { type ZeroConfig, zeroConfig } from './zero.js'
@@ -29,18 +30,12 @@ export interface ResolvedConfig {
   /** Largest global norm of the gradients; 0: no clipping. */
   readonly gradientClipping: number
   readonly zero: ZeroConfig
+  readonly precision: PrecisionConfig
   /** null: no line of its own every so many steps. */
   readonly stepsPerPrint: number | null
   readonly wallClockBreakdown: boolean
   /** One sentence for each key that is deprecated or has no effect yet. */
   readonly notices: readonly string[]
-}
-
-const halfConflict: ConfigProblem = {
-  code: 'CONFIG_CONFLICT',
-  key: 'fp16.enabled and bf16.enabled',
-  expected: 'at most one of them true',
-  got: 'both',
 }
 
 /** Checks a configuration and fills in its defaults. Throws one {@link ConfigError} that holds every problem found. */
@@ -54,13 +49,13 @@ export function resolveConfig(source: ConfigSource, facts: ConfigFacts): Resolve
       : resolve()
   const optimizer = part('optimizer', () => resolveOptimizer(given?.optimizer))
   const scheduler = part('scheduler', () => resolveScheduler(given?.scheduler, optimizer?.value))
-  const bothHalves = given?.fp16?.enabled === true && given.bf16?.enabled === true
+  const precision = value && resolvePrecision(value, value.communication_data_type)
   throwProblems(source.name, [
-    ...(bothHalves ? [halfConflict] : []),
     ...modern.problems,
     ...problems,
     ...(optimizer?.problems ?? []),
     ...(scheduler?.problems ?? []),
+    ...(precision?.problems ?? []),
   ])
 
   // Past this point there was no problem, so every part has its value.
@@ -83,6 +78,7 @@ export function resolveConfig(source: ConfigSource, facts: ConfigFacts): Resolve
     zero: zeroConfig(config.zero_optimization),
     stepsPerPrint: config.steps_per_print ?? null,
     wallClockBreakdown: config.wall_clock_breakdown ?? false,
-    notices: [...modern.notices, ...notices, ...optimizer!.notices, ...scheduler!.notices],
+    precision: precision!.value!,
+    notices: [...modern.notices, ...notices, ...optimizer!.notices, ...scheduler!.notices, ...precision!.notices],
   }
 }

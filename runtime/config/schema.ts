@@ -1,12 +1,11 @@
 // The DeepSpeed configuration as one zod schema: every known key (../optim holds what optimizers and schedules mean). Acting keys
 // are plain; all others carry a mark from fields.ts or detail a marked one.
 import type * as z from 'zod'
-import { memorySections, monitorSections, parallelSections, precisionSections } from './features.js'
+import { memorySections, monitorSections, parallelSections } from './features.js'
 import { anything, choice, flag, integer, number, open, results, section, text, tunes } from './fields.js'
+import { communicationDtype, precisionSections } from './precision.js'
 import { techniqueSections } from './techniques.js'
 import { zeroSection } from './zero.js'
-
-const communicationDtype = choice('fp32', 'fp16', 'bf16')
 
 export const configSchema = section({
   train_batch_size: integer(1).nullish(),
@@ -28,7 +27,7 @@ export const configSchema = section({
   disable_allgather: results(flag, false),
   data_parallel_size: results(integer(1).nullable(), null),
   sequence_parallel_size: results(integer(1).nullable(), null, 1),
-  communication_data_type: results(communicationDtype.nullable(), null, 'fp32'),
+  communication_data_type: communicationDtype.nullish(),
   seq_parallel_communication_data_type: results(communicationDtype, 'fp32'),
   prescale_gradients: results(flag, false),
   gradient_predivide_factor: results(number(), 1),

@@ -14,6 +14,8 @@ export interface DifferentiateOptions {
   readonly wrt: readonly string[]
   /** The gradient of the loss: where 1 / (number of micro-batches) enters. */
   readonly seed: number
+  /** Name of a run-time scalar that the seed is multiplied by: the loss scale. */
+  readonly scale?: string
 }
 
 /** The name of a parameter's gradient among the outputs. */
@@ -24,7 +26,7 @@ export const gradientName = (parameter: string): string => `gradient:${parameter
  * depend on gets zeros. Backward nodes carry the module, block and source of the forward node that they belong to.
  * Throws {@link GraphError} where an op between a parameter and the loss has no gradient rule.
  */
-export function differentiate(graph: Graph, { loss, wrt, seed }: DifferentiateOptions): Graph {
+export function differentiate(graph: Graph, { loss, wrt, seed, scale }: DifferentiateOptions): Graph {
   const output = graph.outputs.find(({ name }) => name === loss)
   if (!output) {
     throw new GraphError(`differentiate: loss ${loss}, expected an output of the graph, got none of that name`)
@@ -50,12 +52,20 @@ export function differentiate(graph: Graph, { loss, wrt, seed }: DifferentiateOp
     return builder.emit('fill', [], attributes, backward)[0]!
   }
 
+  const start = ({ type }: Value): Value => {
+    if (scale === undefined) return filled(seed, type)
+    const [scaled] = builder.emit('scalar', [], { factor: seed }, backward, [scale])
+    return showType(scaled!.type) === showType(type)
+      ? scaled!
+      : builder.emit('reshape', [scaled!], { shape: type.shape }, backward)[0]!
+  }
+
   const dependent = dependents(
     graph,
     parameters.map(({ value }) => value),
   )
   const gradients = new Map<Value, Value>()
-  if (dependent.has(output.value)) gradients.set(output.value, filled(seed, output.value.type))
+  if (dependent.has(output.value)) gradients.set(output.value, start(output.value))
   for (const node of [...graph.nodes].reverse()) {
     if (!node.outputs.some((value) => dependent.has(value) && gradients.has(value))) continue
     const origin: Origin = { ...node.origin, phase: 'backward' }

@@ -10,11 +10,20 @@ import { differentiate } from './autodiff.js'
 import { type Graph, printGraph } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
 import type { GatherOptions } from './partition/gathers.js'
-import { createLayout, type FlatLayout } from './partition/layout.js'
+import { createLayout, type FlatLayout, type WeightDType } from './partition/layout.js'
 import { Partitioner } from './partition/partition.js'
-import { type MicroStep, type OptimizerPlan, optimizerStates, Sharding, type ZeroStage } from './partition/sharding.js'
+import {
+  type MicroStep,
+  masterState,
+  type OptimizerPlan,
+  optimizerStates,
+  Sharding,
+  type ZeroStage,
+} from './partition/sharding.js'
 import { checkpointBlocks } from './passes/checkpoint.js'
 import { fusionPasses } from './passes/fuse.js'
+import { gradientPrecision, lowerPrecision } from './passes/precision.js'
+import { type CheapOp, recomputeCheap } from './passes/recompute.js'
 import { commonSubexpressions, deadCode } from './passes/simplify.js'
 import { type FixedTensor, type MemoryPlan, planMemory } from './plan.js'
 import type { Pass } from './rewrite.js'
@@ -31,9 +40,32 @@ export interface TrainingOptions {
   /** Elements of gradient that are reduced together, and of parameters that are gathered together after the update. */
   readonly reduceBucketSize: number
   readonly allgatherBucketSize: number
-  /** Recompute each block's activations in the backward. */
-  readonly checkpointActivations: boolean
+  readonly recompute: Recompute
+  /** Whether the loss's gradient is multiplied by the run-time scalar `loss_scale`, and the update divides by it. */
+  readonly lossScaling: boolean
 }
+
+/** What the backward computes again instead of keeping it. */
+export interface Recompute {
+  /** Values that cost little to make again. */
+  readonly cheap: readonly CheapOp[]
+  /** How many blocks, counted from the first, keep nothing but their inputs. */
+  readonly blocks: number
+}
+
+/** Dtypes of a run. */
+export interface Precision {
+  /** Of weights and activations; statistics, losses, masters and optimizer states are f32. */
+  readonly dtype: WeightDType
+  /** Of the gradients of one micro-batch, as they are made and sent to their owner. */
+  readonly gradients: WeightDType
+  /** Of the accumulator. */
+  readonly accumulation: WeightDType
+  /** Whether the module of that path computes in f32. Its own parameters are then f32 too. */
+  readonly keeps: (module: string) => boolean
+}
+
+export const fullPrecision: Precision = { dtype: 'f32', gradients: 'f32', accumulation: 'f32', keeps: () => false }
 
 export interface CompileOptions {
   readonly model: LanguageModel
@@ -49,6 +81,8 @@ export interface CompileOptions {
   readonly persistenceThreshold: number
   readonly persistenceLimit: number
   readonly fusions: readonly FusionName[]
+  /** Default: {@link fullPrecision}. */
+  readonly precision?: Precision
   /** Absent: only `forward` and what it needs. */
   readonly training?: TrainingOptions
   /** Names of passes to leave out. */
@@ -66,13 +100,20 @@ export interface Compilation {
   readonly programs: Readonly<Partial<Record<ProgramName, CompiledProgram>>>
 }
 
+/** The run-time scalar that holds the loss scale. */
+const lossScaleName = 'loss_scale'
+
 const identity: OptimizerPlan = { kind: 'sgd', attributes: { momentum: 0, dampening: 0, nesterov: 0 }, groups: [] }
 
 export function compile(options: CompileOptions): Compilation {
   const { model, ranks, stage, microBatch, sequence, training } = options
+  const { precision = fullPrecision } = options
   const parameters = namedParameters(model)
+  const { keeps } = precision
+  const ownerOf = (parameter: string): string => parameter.slice(0, Math.max(0, parameter.lastIndexOf('.')))
+  const weight = (name: string): WeightDType => (keeps(ownerOf(name)) ? 'f32' : precision.dtype)
   const layout = createLayout(
-    parameters.map(({ name, parameter, unit }) => ({ name, shape: parameter.shape, unit })),
+    parameters.map(({ name, parameter, unit }) => ({ name, shape: parameter.shape, unit, dtype: weight(name) })),
     stage === 3 && ranks > 1
       ? { ranks, persistenceThreshold: options.persistenceThreshold, persistenceLimit: options.persistenceLimit }
       : { ranks },
@@ -85,7 +126,13 @@ export function compile(options: CompileOptions): Compilation {
     allgatherBucketSize: training?.allgatherBucketSize ?? 0,
     optimizer: training?.optimizer ?? identity,
     clipping: training?.clipping ?? 0,
+    gradients: precision.gradients,
+    // One micro-batch has nothing to add up: its gradients are the sum.
+    accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
+    masters: training !== undefined,
+    ...(training?.lossScaling && { lossScale: lossScaleName }),
   })
+  const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
   const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
     const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.fusions), deadCode]
@@ -94,8 +141,8 @@ export function compile(options: CompileOptions): Compilation {
       .reduce((result, pass) => pass.run(result), graph)
   }
   const tokens = (rows: number) => ({ shape: [rows, sequence], dtype: 'i32' as const })
-  const lossGraph = (isTraining: boolean): Graph =>
-    trace(model, {
+  const lossGraph = (isTraining: boolean): Graph => {
+    const graph = trace(model, {
       inputs: { tokens: tokens(microBatch), targets: tokens(microBatch) },
       training: isTraining,
       body: (m, io) => ({
@@ -104,6 +151,8 @@ export function compile(options: CompileOptions): Compilation {
           : m.loss(io.tokens, io.targets, isTraining ? 'mean' : 'sum'),
       }),
     })
+    return lower.run(graph)
+  }
 
   const placed: Partial<Record<ProgramName, PlacedGraph>> = {}
   placed.initialize = partitioner.initialize(
@@ -123,15 +172,23 @@ export function compile(options: CompileOptions): Compilation {
     training: false,
     body: (m, io) => ({ logits: m.forward(io.tokens) }),
   })
-  placed.forward = partitioner.forward(optimize(forward))
+  placed.forward = partitioner.forward(optimize(lower.run(forward)))
   if (training) {
     placed.evaluate = partitioner.forward(optimize(lossGraph(false)))
+    const names = parameters.map(({ name }) => name)
     const joint = differentiate(lossGraph(true), {
       loss: 'loss',
-      wrt: parameters.map(({ name }) => name),
+      wrt: names,
       seed: 1 / (training.accumulation * ranks),
+      ...(training.lossScaling && { scale: lossScaleName }),
     })
-    const optimized = optimize(joint, training.checkpointActivations ? [checkpointBlocks] : [])
+    const slots = new Map(layout.parameters.map((slot) => [slot.name, slot]))
+    const gradients = gradientPrecision((name) => sharding.gradientDType(slots.get(name)!.unit), names)
+    const { cheap, blocks } = training.recompute
+    const optimized = optimize(gradients.run(joint), [
+      ...(blocks > 0 ? [checkpointBlocks(blocks)] : []),
+      ...(cheap.length > 0 ? [recomputeCheap(cheap)] : []),
+    ])
     options.debug?.('graph', () => printGraph(optimized))
     const { accumulation } = training
     const steps: MicroStep[] =
@@ -155,25 +212,23 @@ function fixedTensors(
   sharding: Sharding,
   programs: Readonly<Partial<Record<ProgramName, PlacedGraph>>>,
 ): FixedTensor[] {
-  const bytes = new Map<string, number>()
+  const tensors = new Map<string, FixedTensor>()
   for (const { graph } of Object.values(programs)) {
     for (const { name, value } of graph.inputs) {
-      bytes.set(name, Math.max(bytes.get(name) ?? 0, byteLength(value.type)))
+      const bytes = Math.max(tensors.get(name)?.bytes ?? 0, byteLength(value.type))
+      tensors.set(name, { name, bytes, dtype: value.type.dtype })
     }
   }
   const { units } = sharding.layout
   const names = [
     ...units.map((unit) => `parameters/${unit.name}`),
     ...units.map((unit) => `gradients/${unit.name}`),
-    ...optimizerStates(sharding.options.optimizer).flatMap((state) =>
+    ...[masterState, ...optimizerStates(sharding.options.optimizer)].flatMap((state) =>
       units.map((unit) => `optimizer/${state}/${unit.name}`),
     ),
   ]
-  const others = [...bytes.keys()].filter((name) => !names.includes(name)).sort()
-  return [...names, ...others].flatMap((name) => {
-    const size = bytes.get(name)
-    return size === undefined ? [] : [{ name, bytes: size }]
-  })
+  const others = [...tensors.keys()].filter((name) => !names.includes(name)).sort()
+  return [...names, ...others].flatMap((name) => tensors.get(name) ?? [])
 }
 
 /** FNV-1a, 64 bits, of a parameter's name: the key under which it draws its initial values. */

@@ -1,6 +1,6 @@
 // The typed graph: what tracing records, autodiff extends and passes rewrite. Nodes are in topological order, values are immutable.
 // A pass never edits a graph: it builds another one (see rewrite.ts).
-import { type Attributes, OpError, showType, type TensorType } from '../../kernels/ops/definition.js'
+import { type Attributes, OpError, showType, type TensorType, withOptions } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 
 /** Where in a step a node belongs. */
@@ -13,6 +13,8 @@ export interface Origin {
   readonly module?: string
   /** Path of the enclosing block: the unit of activation checkpointing and of ZeRO-3 gathers. */
   readonly block?: string
+  /** Set outside of every module's `forward`: the arithmetic of the loss. */
+  readonly loss?: boolean
   /** `file:line` of the user's code. */
   readonly source?: string
   /** Set on copies of forward nodes that checkpointing recomputes in the backward; never merged with their originals. */
@@ -94,11 +96,13 @@ export class GraphBuilder {
   emit(
     op: string,
     inputs: readonly (Value | null)[],
-    attributes: Attributes,
+    given: Attributes,
     origin: Origin,
     scalars: readonly string[] = opNamed(op).scalars,
   ): Value[] {
     const definition = opNamed(op)
+    // Every option is written out, so that equal nodes look equal.
+    const attributes = withOptions(definition, given)
     const operands = definition.inputs.map((name, i) => {
       const value = inputs[i] ?? null
       if (!value && !name.endsWith('?')) {

@@ -1,7 +1,7 @@
 // The memory plan: an address for every value of every program, before anything runs. Values that live at different times share bytes;
 // outputs take over an input's memory where the op allows it and nobody reads that input again. Pure: graphs in, offsets out.
 import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
-import { byteLength, dtypeBytes, int } from '../../kernels/ops/definition.js'
+import { byteLength, type DType, dtypeBytes, int } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { GraphError, type Node, type Value } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
@@ -14,12 +14,14 @@ const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignmen
 export interface FixedTensor {
   readonly name: string
   readonly bytes: number
+  readonly dtype: DType
 }
 
 export interface FixedSlot {
   readonly arena: ArenaName
   readonly byteOffset: number
   readonly bytes: number
+  readonly dtype: DType
 }
 
 /** Where a value lies. */
@@ -50,9 +52,9 @@ export function planMemory(
 ): MemoryPlan {
   const base = Object.fromEntries(arenaNames.map((name) => [name, 0])) as Record<ArenaName, number>
   const fixed = new Map<string, FixedSlot>()
-  for (const { name, bytes } of fixedTensors) {
+  for (const { name, bytes, dtype } of fixedTensors) {
     const arena = name.slice(0, name.indexOf('/')) as ArenaName
-    fixed.set(name, { arena, byteOffset: base[arena], bytes })
+    fixed.set(name, { arena, byteOffset: base[arena], bytes, dtype })
     base[arena] += align(bytes)
   }
   const plans: Record<string, ProgramPlan> = {}
@@ -82,7 +84,8 @@ const owner = (block: Block): Block => (block.merged ? owner(block.merged) : blo
 
 function arenaOf(node: Node): ArenaName {
   if (node.op === 'bucket') return 'buckets'
-  if (node.op === 'all_gather' && node.outputs[0]!.type.dtype === 'f32') return 'gathered'
+  // Those of f64 are chunk sums of the norm.
+  if (node.op === 'all_gather' && node.outputs[0]!.type.dtype !== 'f64') return 'gathered'
   return 'activations'
 }
 
@@ -161,7 +164,11 @@ function planProgram(
       const fresh =
         target.block.from === at && target.block.merged === null && !placed.has(output) && target.offset === 0
       const whole =
-        from.byteOffset === null && source.offset === 0 && from.bytes === to.bytes && from.arena === to.arena
+        from.byteOffset === null &&
+        source.offset === 0 &&
+        from.bytes === to.bytes &&
+        from.arena === to.arena &&
+        input.type.dtype === output.type.dtype
       const dies =
         from.to === at && node.inputs.every((other, j) => j === i || !other || owner(place(other).block) !== from)
       if (from === to || to.byteOffset !== null || !fresh || !whole || !dies) continue

@@ -1,5 +1,6 @@
 // How passes build a graph from another: node by node in order, values mapped as they go. The source graph is never touched.
-import { type Graph, GraphBuilder, GraphError, type Node, type Value } from './ir.js'
+import type { TensorType } from '../../kernels/ops/definition.js'
+import { type Graph, GraphBuilder, GraphError, type GraphInput, type Node, type Value } from './ir.js'
 
 /** A pass over graphs, pure, with a name by which it can be switched off. */
 export interface Pass {
@@ -11,9 +12,13 @@ export class Rewriter {
   readonly builder = new GraphBuilder()
   readonly #values = new Map<Value, Value>()
 
-  constructor(readonly source: Graph) {
-    for (const { name, kind, value } of source.inputs)
-      this.#values.set(value, this.builder.input(name, kind, value.type))
+  /** `typeOf` says where an input's type changes. */
+  constructor(
+    readonly source: Graph,
+    typeOf: (input: GraphInput) => TensorType = ({ value }) => value.type,
+  ) {
+    for (const input of source.inputs)
+      this.#values.set(input.value, this.builder.input(input.name, input.kind, typeOf(input)))
   }
 
   /** The new graph's value for one of the source graph. */

@@ -98,6 +98,7 @@ export class Recorder {
       phase: 'forward',
       ...(running?.name && { module: running.name }),
       ...(running?.block && { block: running.block }),
+      ...(!running && { loss: true }),
       ...(source && { source }),
     }
   }

@@ -8,10 +8,16 @@ export interface StepEvent {
   readonly step: number
   /** Mean over the global batch. */
   readonly loss: number
-  /** Global L2 norm before clipping. */
+  /** Global L2 norm before clipping, of the gradients without loss scale; -1 where the step was skipped. */
   readonly grad_norm: number
   /** Of the first parameter group, as this step used it. */
   readonly lr: number
+  /** Whether the gradients were not finite and nothing was updated. */
+  readonly skipped: boolean
+  /** Steps skipped so far. */
+  readonly skipped_steps: number
+  /** The loss scale of this step, in fp16. */
+  readonly loss_scale?: number
   /** Tokens of this step, over all ranks. */
   readonly tokens: number
   readonly tokens_per_second: number

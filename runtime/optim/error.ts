@@ -1,6 +1,6 @@
 // The one error of this folder: an optimizer, parameter group or schedule that does not fit what it is applied to.
 
-export type OptimErrorCode = 'OPTIM_GROUP' | 'OPTIM_SCHEDULE'
+export type OptimErrorCode = 'OPTIM_GROUP' | 'OPTIM_SCHEDULE' | 'OPTIM_LOSS_SCALE'
 
 export interface OptimErrorDetails {
   readonly key: string

@@ -50,6 +50,11 @@ export async function* adamRows(torch: PyTorch): AsyncGenerator<Row> {
     ops: [{ op: 'adam', inputs: ['p', 'g', 'm', 'v', 'control'], outputs: ['p', 'm', 'v'], attributes }],
     scalars: { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 },
   }
+  const copied: TimedProgram = {
+    ...program,
+    tensors: { ...program.tensors, copy: { ...flat, dtype: 'bf16' } },
+    ops: [{ ...program.ops[0]!, inputs: [...program.ops[0]!.inputs, 'copy'], outputs: ['p', 'm', 'v', 'copy'] }],
+  }
   for (const threads of [1, 2]) {
     const times = await inTurn(program, torch, { op: 'adam', count }, { threads, repetitions: 5 })
     yield {
@@ -58,18 +63,28 @@ export async function* adamRows(torch: PyTorch): AsyncGenerator<Row> {
       unit: 'M parameters/s',
       ...perSecond(count / 1e6, times),
     }
+    const both = await inTurn(copied, torch, { op: 'adam_copy', count }, { threads, repetitions: 5 })
+    yield {
+      row: 'adam',
+      case: `AdamW over 50 M parameters and their copy in bf16, ${threads} thread${threads > 1 ? 's' : ''}`,
+      unit: 'M parameters/s',
+      ...perSecond(count / 1e6, both),
+    }
   }
 }
 
 export async function* attentionRows(torch: PyTorch): AsyncGenerator<Row> {
   const [heads, size, tokens, threads] = [12, 64, 4096, 2]
-  for (const seq of [256, 512, 1024, 2048]) {
+  const lengths = [256, 512, 1024, 2048, 4096]
+  for (const [dtype, seq] of (['f32', 'bf16'] as const).flatMap((dtype) =>
+    lengths.map((seq) => [dtype, seq] as const),
+  )) {
     const batch = tokens / seq
     const attributes = { heads, causal: 1, scale: 1 / Math.sqrt(size), dropout: 0, op_id: 0 }
     const forward = { op: 'attention', inputs: ['qkv'], outputs: ['o', 'lse'], attributes }
     const backward = { op: 'attention_backward', inputs: ['do', 'qkv', 'o', 'lse'], outputs: ['dqkv'], attributes }
-    const qkv = { shape: [batch, seq, 3 * heads * size], dtype: 'f32' } as const
-    const gradient = { shape: [batch, seq, heads * size], dtype: 'f32' } as const
+    const qkv = { shape: [batch, seq, 3 * heads * size], dtype } as const
+    const gradient = { shape: [batch, seq, heads * size], dtype } as const
     const scalars = { seed: 0, step: 0, sample: 0 }
     for (const [op, title, program] of [
       ['attention', 'forward', { tensors: { qkv }, ops: [forward], scalars }],
@@ -79,10 +94,10 @@ export async function* attentionRows(torch: PyTorch): AsyncGenerator<Row> {
         { tensors: { qkv, do: gradient }, ops: [forward, backward], scalars },
       ],
     ] as const) {
-      const times = await inTurn(program, torch, { op, batch, seq, heads, size }, { threads, repetitions: 3 })
+      const times = await inTurn(program, torch, { op, dtype, batch, seq, heads, size }, { threads, repetitions: 3 })
       yield {
         row: 'attention',
-        case: `${title}, ${batch} x ${seq} tokens, ${heads} heads of ${size}, ${threads} threads`,
+        case: `${title}, ${dtype}, ${batch} x ${seq} tokens, ${heads} heads of ${size}, ${threads} threads`,
         unit: 'k tokens/s',
         ...perSecond(tokens / 1e3, times),
       }

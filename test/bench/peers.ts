@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { DType } from '../../kernels/ops/definition.js'
 import { projectRoot } from '../../native/paths.js'
 import { type ChildResult, runChild } from './child.js'
 
@@ -34,6 +35,7 @@ interface Library {
   readonly define: string
   readonly headers: readonly string[]
   readonly link: string
+  readonly dtypes: readonly DType[]
 }
 
 const libraries: readonly Library[] = [
@@ -42,18 +44,21 @@ const libraries: readonly Library[] = [
     define: 'PEER_OPENBLAS',
     headers: ['/usr/include/x86_64-linux-gnu/cblas-openblas.h', '/usr/include/cblas-openblas.h'],
     link: '-lopenblas',
+    dtypes: ['f32'],
   },
   {
     name: 'oneDNN',
     define: 'PEER_ONEDNN',
     headers: ['/usr/include/dnnl.hpp', '/usr/include/oneapi/dnnl/dnnl.hpp'],
     link: '-ldnnl',
+    dtypes: ['f32', 'bf16'],
   },
 ]
 
 /** A compiled peer of the matrix products. */
 export interface ProductPeer {
   readonly name: string
+  readonly dtypes: readonly DType[]
   run(request: readonly (string | number)[], threads: number): Promise<ChildResult>
 }
 
@@ -64,7 +69,7 @@ export function buildProductPeers(folder: string): {
 } {
   const peers: ProductPeer[] = []
   const missing: string[] = []
-  for (const { name, define, headers, link } of libraries) {
+  for (const { name, define, headers, link, dtypes } of libraries) {
     if (!headers.some(existsSync)) {
       missing.push(`${name} not found: apt-get install libopenblas-dev libdnnl-dev`)
       continue
@@ -78,6 +83,7 @@ export function buildProductPeers(folder: string): {
     }
     peers.push({
       name,
+      dtypes,
       run: (request, threads) => {
         const count = String(threads)
         return runChild(binary, request.map(String), { OPENBLAS_NUM_THREADS: count, OMP_NUM_THREADS: count })

@@ -1,4 +1,5 @@
-// Matrix products of training, in the three forms of a linear layer, against Debian's OpenBLAS and oneDNN.
+// Matrix products of training, in the three forms of a linear layer, in f32 and bf16, against Debian's OpenBLAS (f32) and oneDNN. The last
+// row of each group is the geometric mean of its speeds.
 import { numbersOf } from './child.js'
 import type { ProductPeer } from './peers.js'
 import { median, type Row } from './row.js'
@@ -17,12 +18,14 @@ const shapes: Readonly<Record<string, readonly [M: number, N: number, K: number]
 type Form = 'forward' | 'input_gradient' | 'weight_gradient'
 const forms: readonly Form[] = ['forward', 'input_gradient', 'weight_gradient']
 
-function programOf(form: Form, M: number, N: number, K: number): TimedProgram {
-  const f32 = (...shape: number[]) => ({ shape, dtype: 'f32' as const })
+const dtypes = ['f32', 'bf16'] as const
+
+function programOf(form: Form, dtype: (typeof dtypes)[number], M: number, N: number, K: number): TimedProgram {
+  const matrix = (...shape: number[]) => ({ shape, dtype })
   const attributes = { transposed: 0 }
-  const x = f32(M, K)
-  const weight = f32(N, K)
-  const dy = f32(M, N)
+  const x = matrix(M, K)
+  const weight = matrix(N, K)
+  const dy = matrix(M, N)
   switch (form) {
     case 'forward':
       return {
@@ -48,29 +51,44 @@ function programOf(form: Form, M: number, N: number, K: number): TimedProgram {
 const rounds = 3
 
 export async function* productRows(peers: readonly ProductPeer[], notes: readonly string[]): AsyncGenerator<Row> {
-  for (const threads of [1, 2]) {
-    for (const [name, [M, N, K]] of Object.entries(shapes)) {
-      for (const form of forms) {
-        const repetitions = M * N * K > 5e9 ? 1 : 3
-        const flops = 2 * M * N * K
-        const ours: number[] = []
-        const theirs = new Map<string, number[]>(peers.map((peer) => [peer.name, []]))
-        for (let round = 0; round < rounds; round++) {
-          ours.push(...(await timeProgram(programOf(form, M, N, K), { threads, repetitions })))
-          for (const peer of peers) {
-            theirs.get(peer.name)!.push(...numbersOf(await peer.run([form, M, N, K, repetitions], threads), 'seconds'))
+  for (const dtype of dtypes) {
+    const able = peers.filter((peer) => peer.dtypes.includes(dtype))
+    for (const threads of [1, 2]) {
+      const group = `${dtype}, ${threads} thread${threads > 1 ? 's' : ''}`
+      const rows: Row[] = []
+      for (const [name, [M, N, K]] of Object.entries(shapes)) {
+        for (const form of forms) {
+          const repetitions = M * N * K > 5e9 ? 2 : 5
+          const flops = 2 * M * N * K
+          const ours: number[] = []
+          const theirs = new Map<string, number[]>(able.map((peer) => [peer.name, []]))
+          for (let round = 0; round < rounds; round++) {
+            ours.push(...(await timeProgram(programOf(form, dtype, M, N, K), { threads, repetitions })))
+            for (const peer of able) {
+              const request = [form, dtype, M, N, K, repetitions]
+              theirs.get(peer.name)!.push(...numbersOf(await peer.run(request, threads), 'seconds'))
+            }
           }
+          const speed = (times: readonly number[]): number => flops / median(times) / 1e9
+          rows.push({
+            row: 'products',
+            case: `${name} ${M} x ${N} x ${K} ${form}, ${group}`,
+            unit: 'GFLOP/s',
+            higherIsBetter: true,
+            ours: speed(ours),
+            peers: Object.fromEntries([...theirs].map(([peer, times]) => [peer, speed(times)])),
+            notes,
+          })
+          yield rows.at(-1)!
         }
-        const speed = (times: readonly number[]): number => flops / median(times) / 1e9
-        yield {
-          row: 'products',
-          case: `${name} ${M} x ${N} x ${K} ${form}, ${threads} thread${threads > 1 ? 's' : ''}`,
-          unit: 'GFLOP/s',
-          higherIsBetter: true,
-          ours: speed(ours),
-          peers: Object.fromEntries([...theirs].map(([peer, times]) => [peer, speed(times)])),
-          notes,
-        }
+      }
+      const mean = (values: readonly number[]): number =>
+        Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length)
+      yield {
+        ...rows[0]!,
+        case: `mean of all, ${group}`,
+        ours: mean(rows.map((row) => row.ours)),
+        peers: Object.fromEntries(able.map(({ name }) => [name, mean(rows.map((row) => row.peers[name]!))])),
       }
     }
   }

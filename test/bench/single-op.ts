@@ -6,8 +6,18 @@ import {
   type Instruction,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
-import { type Attributes, byteLength, type DType, elements, type TensorType } from '../../kernels/ops/definition.js'
+import {
+  type Attributes,
+  byteLength,
+  type DType,
+  dtypeBytes,
+  elements,
+  type TensorType,
+} from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
+import { viewOf } from '../../kernels/reference/index.js'
+import type { ReferenceArray } from '../../kernels/reference/kernel.js'
+import { storedAs } from '../../kernels/reference/storage.js'
 import { type ArenaSizes, createGroup, openRank } from '../../native/index.js'
 
 /** An instruction whose operands are named: equal names are the same tensor. */
@@ -35,9 +45,9 @@ const block: Float32Array = (() => {
 })()
 
 /** `values`, or noise, again and again up to `count` elements. */
-function filled(count: number, dtype: DType, values: ArrayLike<number> = block): Float32Array | Float64Array {
-  const data = dtype === 'f64' ? new Float64Array(count) : new Float32Array(count)
-  data.set(Array.prototype.slice.call(values, 0, count))
+function filled(count: number, dtype: DType, values: ArrayLike<number> = block): ReferenceArray {
+  const data = viewOf(dtype, new ArrayBuffer(count * dtypeBytes[dtype]), 0, count)
+  data.set(Array.prototype.slice.call(values, 0, count).map(storedAs(dtype)))
   for (let done = values.length; done < count; done *= 2) data.copyWithin(done, 0, Math.min(done, count - done))
   return data
 }

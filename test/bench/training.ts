@@ -82,7 +82,24 @@ class Measured {
   }
 }
 
+/** PyTorch's ways to train in each dtype, eager or compiled. */
+const variantsOf = (dtype: 'fp32' | 'bf16', compile: boolean): { precision: string; compile: boolean }[] =>
+  (dtype === 'fp32' ? ['fp32'] : ['bf16', 'autocast']).flatMap((precision) => [
+    { precision, compile: false },
+    ...(compile ? [{ precision, compile: true }] : []),
+  ])
+
+/** A case in fp32, then in bf16. */
 export async function* trainingRows(name: TrainingCase, torch: PyTorch, folder: string): AsyncGenerator<Row> {
+  for (const dtype of ['fp32', 'bf16'] as const) yield* dtypeRows(name, dtype, torch, folder)
+}
+
+async function* dtypeRows(
+  name: TrainingCase,
+  dtype: 'fp32' | 'bf16',
+  torch: PyTorch,
+  folder: string,
+): AsyncGenerator<Row> {
   const one: Case = cases[name]
   const tokens = join(folder, `${name}.bin`)
   const config = join(folder, `${name}.json`)
@@ -91,6 +108,7 @@ export async function* trainingRows(name: TrainingCase, torch: PyTorch, folder: 
     config,
     JSON.stringify({
       train_batch_size: one.batch,
+      bf16: { enabled: dtype === 'bf16' },
       gradient_clipping: 1,
       optimizer: { type: 'AdamW', params: { lr: 1e-3, betas: [0.9, 0.95], weight_decay: 0.1 } },
       zero_optimization: { stage: one.stage },
@@ -101,12 +119,12 @@ export async function* trainingRows(name: TrainingCase, torch: PyTorch, folder: 
   for (let round = 0; round < one.rounds; round++) {
     own.add(await ours(one, tokens, config), one.warm)
     if (torch.name === null) continue
-    for (const compile of one.compile ? [false, true] : [false]) {
-      const variant = `${torch.name} ${compile ? 'compiled' : 'eager'}`
+    for (const { precision, compile } of variantsOf(dtype, one.compile)) {
+      const variant = [torch.name, ...(dtype === 'fp32' ? [] : [precision]), compile ? 'compiled' : 'eager'].join(' ')
       const threads = one.ranks * one.threads
       const measured = peers.get(variant) ?? new Measured()
       peers.set(variant, measured)
-      measured.add(await torch.run('train_gpt2.py', { ...one, tokens, compile, threads }, threads), one.warm)
+      measured.add(await torch.run('train_gpt2.py', { ...one, tokens, precision, compile, threads }, threads), one.warm)
     }
   }
   const speed = ({ seconds }: Measured): number => (one.batch * one.seq) / median(seconds)
@@ -114,7 +132,7 @@ export async function* trainingRows(name: TrainingCase, torch: PyTorch, folder: 
     Object.fromEntries([...peers].map(([variant, measured]) => [variant, value(measured)]))
   const losses = [`loss ${own.note}`, ...[...peers.values()].slice(0, 1).map((peer) => `peer's ${peer.note}`)]
   yield {
-    row: name,
+    row: `${name} ${dtype}`,
     case: one.title,
     unit: 'tokens/s',
     higherIsBetter: true,
@@ -123,7 +141,7 @@ export async function* trainingRows(name: TrainingCase, torch: PyTorch, folder: 
     notes: [losses.join(', '), ...(torch.name === null ? [torch.reason] : [])],
   }
   yield {
-    row: `${name} memory`,
+    row: `${name} ${dtype} memory`,
     case: 'peak resident set of the process',
     unit: 'MiB',
     higherIsBetter: false,

@@ -7,7 +7,8 @@ import { initialize } from '../../actors/engine/engine.js'
 import { EngineError } from '../../actors/engine/errors.js'
 import type { InitializeOptions } from '../../actors/engine/prepare.js'
 import { type DeviceName, machine, mappedBytes } from '../../native/index.js'
-import { readManifest } from '../../runtime/checkpoint/manifest.js'
+import { type Progress, readManifest } from '../../runtime/checkpoint/manifest.js'
+import type { DeepSpeedConfig } from '../../runtime/config/index.js'
 import type { RestartEvent } from '../../runtime/observe/index.js'
 import { sourceFor, tinyModel, trainConfig, withFolder } from '../support/training.js'
 import { type Campaign, Draws } from './campaign.js'
@@ -33,6 +34,14 @@ const drawn: readonly Kind[] = [
   'flood',
 ]
 
+/** Dtypes of a job; fp16 overflows at its first steps, and again when its scale has grown. */
+const precisions = {
+  fp32: {},
+  bf16: { bf16: { enabled: true } },
+  fp16: { fp16: { enabled: true, initial_scale_power: 22, loss_scale_window: 1, hysteresis: 1 } },
+} as const satisfies Readonly<Record<string, DeepSpeedConfig>>
+type PrecisionName = keyof typeof precisions
+
 interface Job {
   readonly seed: number
   readonly device: DeviceName
@@ -41,17 +50,20 @@ interface Job {
   readonly micro: number
   readonly accumulation: number
   readonly momentum: boolean
+  readonly precision: PrecisionName
   /** Steps between checkpoints; 0: none. */
   readonly saveEvery: number
   readonly restarts: number
   readonly faults: readonly { readonly kind: Kind; readonly text: string }[]
 }
 
-/** What may not differ by a bit: loss and norm of each step, and checksums of the parameters and optimizer states at the end. */
+/** What may not differ by a bit: loss, norm and scale of each step, and at the end checksums of the tensors and the progress. */
 interface Outcome {
   readonly losses: readonly number[]
   readonly norms: readonly number[]
+  readonly scales: readonly (number | undefined)[]
   readonly sums: readonly (string | undefined)[]
+  readonly progress: Progress
 }
 
 export interface ChaosCounts {
@@ -61,6 +73,9 @@ export interface ChaosCounts {
   readonly recoveries: Record<RestartEvent['source'], number>
   readonly faults: Partial<Record<Kind, number>>
   readonly devices: Partial<Record<DeviceName, number>>
+  readonly precisions: Record<PrecisionName, number>
+  /** Steps that the jobs which ended skipped for gradients that overflowed. */
+  skipped: number
   readonly stages: Record<0 | 1 | 2 | 3, number>
   readonly ranks: Partial<Record<number, number>>
 }
@@ -87,19 +102,23 @@ export function drawJob(draws: Draws, seed: number): Job {
     micro: draws.pick([1, 2]),
     accumulation: draws.pick([1, 2, 3]),
     momentum: draws.next() < 0.25,
+    precision: draws.pick(['fp32', 'fp32', 'bf16', 'fp16']),
     saveEvery: draws.pick([0, 0, 1, 2]),
     restarts: draws.integer(0, 4),
     faults,
   }
 }
 
-function optionsOf({ seed, device, stage, ranks, micro, accumulation, momentum }: Job): InitializeOptions {
+function optionsOf({ seed, device, stage, ranks, micro, accumulation, momentum, precision }: Job): InitializeOptions {
   const model = tinyModel({ dropout: 0.1 })
   const optimizer = momentum
     ? { type: 'SGD', params: { lr: 0.05, momentum: 0.9 } }
     : { type: 'AdamW', params: { lr: 1e-3, weight_decay: 0.1 } }
   const zero = { stage, stage3_param_persistence_threshold: 100 }
-  const config = trainConfig({ train: micro * ranks * accumulation, micro }, { optimizer, zero_optimization: zero })
+  const config = trainConfig(
+    { train: micro * ranks * accumulation, micro },
+    { ...precisions[precision], optimizer, zero_optimization: zero },
+  )
   return { model, data: sourceFor(model), config, ranks, threads: 1, seed, device }
 }
 
@@ -111,17 +130,19 @@ async function outcomeOf(
 ): Promise<Outcome> {
   const losses: number[] = []
   const norms: number[] = []
+  const scales: (number | undefined)[] = []
   await using engine = await initialize(options)
   engine.events$.subscribe((event) => {
     if (event.type === 'step') {
       losses[event.step - 1] = event.loss
       norms[event.step - 1] = event.grad_norm
+      scales[event.step - 1] = event.loss_scale
     } else if (event.type === 'restart') onRestart(event)
   })
   await engine.train({ steps })
-  const { files } = readManifest(await engine.save(folder))
+  const { files, progress } = readManifest(await engine.save(folder))
   const sums = ['model.safetensors', 'optimizer.safetensors'].map((name) => files[name]?.sha256)
-  return { losses, norms, sums }
+  return { losses, norms, scales, sums, progress }
 }
 
 /** What a job could leave behind in the process: threads, open descriptors, native bytes, and what keeps the event loop alive. */
@@ -205,13 +226,17 @@ async function runJob(job: Job, counts: ChaosCounts): Promise<string> {
   if (!(outcome instanceof Error)) {
     if (JSON.stringify(outcome) !== JSON.stringify(expected)) {
       const at = outcome.losses.findIndex(
-        (loss, s) => loss !== expected.losses[s] || outcome.norms[s] !== expected.norms[s],
+        (loss, s) =>
+          loss !== expected.losses[s] ||
+          outcome.norms[s] !== expected.norms[s] ||
+          outcome.scales[s] !== expected.scales[s],
       )
       throw new Error(
         `chaos: bits, expected those of the quiet run, got others ${at < 0 ? 'in the state' : `at step ${at + 1}`}`,
       )
     }
     counts.bitEqual += 1
+    counts.skipped += outcome.progress.step - outcome.progress.applied
     return recovered.join(' ') || 'nothing to recover'
   }
   const clear = /^\w+: step \d+, expected every rank to finish, got (rank \d|supervisor|ask|data loader)[^\n]+$/
@@ -238,6 +263,8 @@ export async function chaosRuns(
     recoveries: { kept: 0, peers: 0, checkpoint: 0, start: 0 },
     faults: {},
     devices: {},
+    precisions: { fp32: 0, bf16: 0, fp16: 0 },
+    skipped: 0,
     stages: { 0: 0, 1: 0, 2: 0, 3: 0 },
     ranks: {},
   }
@@ -253,6 +280,7 @@ export async function chaosRuns(
     }
     counts.runs += 1
     counts.stages[job.stage] += 1
+    counts.precisions[job.precision] += 1
     counts.devices[job.device] = (counts.devices[job.device] ?? 0) + 1
     counts.ranks[job.ranks] = (counts.ranks[job.ranks] ?? 0) + 1
     for (const { kind } of job.faults) counts.faults[kind] = (counts.faults[kind] ?? 0) + 1

@@ -10,14 +10,14 @@ for (const op of ops) {
   if (!op.inPlace || !referenceKernels.has(op.name)) continue
   test(`${op.name}: in place`, (t) => {
     const tried = new Set<string>()
-    for (const c of opCases) {
-      if (c.op !== op.name || c.compareOnly) continue
-      const inputs = c.inputs(new RandomTensors('f32'))
+    for (const [c, float] of opCases.flatMap((c) => (['f32', 'bf16'] as const).map((float) => [c, float] as const))) {
+      if (c.op !== op.name || (c.halvesOnly ? float === 'f32' : c.compareOnly)) continue
+      const inputs = c.inputs(new RandomTensors(float))
       const apart = runReference(c.op, inputs, c.attributes, c.roles)
       const scalars = op.scalars.map((role) => c.roles[role]!)
       for (const [input, output] of opNamed(c.op).inPlace!) {
         const source = inputs[input]
-        if (!source || byteLength(source) !== byteLength(apart[output]!)) continue
+        if (source?.dtype !== apart[output]!.dtype || byteLength(source) !== byteLength(apart[output]!)) continue
         const operands = inputs.with(input, copyOf(source))
         const outputs = apart.map((type, o) => ({
           ...type,

@@ -1,11 +1,17 @@
-// Collectives on real worker threads, on every device, against sums and copies written out here.
+// Collectives on real worker threads, on every device, in f32, bf16 and f16, against sums and copies written out here. Ranks write and read
+// f32: casts in the program lead to 16 bits and back.
 import test from 'ava'
+import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
+import { rounding } from '../../kernels/reference/storage.js'
 import { createGroup } from '../../native/index.js'
 import { devices, noise, ProgramWriter, type RankOutcome, startRank } from './support.js'
 
-/** x0 + x1 + ..., rounded after each addition. */
-const sum = (sources: readonly Float32Array[]): Float32Array =>
-  sources.slice(1).reduce((total, x) => total.map((value, i) => value + x[i]!), sources[0]!)
+const dtypes = ['f32', 'bf16', 'f16'] as const
+type Float = (typeof dtypes)[number]
+
+/** x0 + x1 + ..., rounded to `dtype` after each addition. */
+const sum = (sources: readonly Float32Array[], dtype: Float): Float32Array =>
+  sources.slice(1).reduce((total, x) => total.map((value, i) => rounding(dtype)(value + x[i]!)), sources[0]!)
 
 interface Case {
   /** Tensor written before the run, and the numbers of each rank. */
@@ -14,13 +20,17 @@ interface Case {
   readonly expected: (rank: number) => Float32Array
 }
 
-function cases(writer: ProgramWriter, slice: number): Case[] {
+function cases(writer: ProgramWriter, slice: number, dtype: Float): Case[] {
   const { ranks } = writer
   const all = Array.from({ length: ranks }, (_, rank) => rank)
-  const numbers = (count: number, seed: number): Float32Array[] => all.map((rank) => noise(count, seed + rank))
+  const numbers = (count: number, seed: number, as = dtype): Float32Array[] =>
+    all.map((rank) => noise(count, seed + rank).map(rounding(as)))
   const part = (x: Float32Array, rank: number): Float32Array => x.subarray(rank * slice, (rank + 1) * slice)
   const join = (parts: readonly Float32Array[]): Float32Array => Float32Array.from(parts.flatMap((x) => [...x]))
-  const tensor = (count: number): number => writer.tensor([count])
+  const tensor = (count: number, as = dtype): number => writer.tensor([count], as)
+  const cast = (from: number, to: number): void => {
+    writer.add('cast', [from], [to], { dtype: dtypeNumbers.indexOf(writer.tensors[to]!.dtype) })
+  }
   const length = slice * ranks
   const x = numbers(length, 1)
   const base = numbers(slice, 50)
@@ -31,13 +41,21 @@ function cases(writer: ProgramWriter, slice: number): Case[] {
     copy.set(by, rank * slice)
     return copy
   }
-  const reduced = (rank: number): Float32Array => sum(x.map((source) => part(source, rank)))
+  const reduced = (rank: number, base: readonly Float32Array[] = [], as = dtype): Float32Array =>
+    sum([...base, ...x.map((source) => part(source, rank))], as)
+  const total = (): Float32Array => sum(x, 'f32').map(rounding(dtype))
 
   const list: Case[] = []
-  const given = (values: readonly Float32Array[]): Case['given'][number] => ({
-    tensor: tensor(values[0]!.length),
-    values,
-  })
+  const written = new Map<number, number>()
+  /** An operand with those values: written as it is, or in f32 before a cast. */
+  const given = (values: readonly Float32Array[], as = dtype): Case['given'][number] => {
+    const operand = { tensor: tensor(values[0]!.length, as), values }
+    if (as === 'f32') return operand
+    const source = tensor(values[0]!.length, 'f32')
+    written.set(operand.tensor, source)
+    cast(source, operand.tensor)
+    return operand
+  }
   const record = (
     op: string,
     inputs: number[],
@@ -47,20 +65,24 @@ function cases(writer: ProgramWriter, slice: number): Case[] {
     expected: Case['expected'],
   ): void => {
     writer.add(op, inputs, [output], { ranks, ...more })
-    list.push({ given: sources, result: output, expected })
+    const { dtype: as, shape } = writer.tensors[output]!
+    const result = as === 'f32' ? output : tensor(shape[0]!, 'f32')
+    if (result !== output) cast(output, result)
+    const given = sources.map(({ tensor, values }) => ({ tensor: written.get(tensor) ?? tensor, values }))
+    list.push({ given, result, expected })
   }
   {
     const a = given(x)
-    record('reduce_scatter', [a.tensor], tensor(slice), { whole: 0 }, [a], reduced)
+    record('reduce_scatter', [a.tensor], tensor(slice), { whole: 0 }, [a], (rank) => reduced(rank))
   }
   {
     const [a, b] = [given(x), given(base)]
-    const expected = (rank: number): Float32Array => sum([base[rank]!, ...x.map((source) => part(source, rank))])
+    const expected = (rank: number): Float32Array => reduced(rank, [base[rank]!])
     record('reduce_scatter', [a.tensor, b.tensor], tensor(slice), { whole: 0 }, [a, b], expected)
   }
   {
     const [a, b] = [given(x), given(base)]
-    const expected = (rank: number): Float32Array => sum([base[rank]!, ...x.map((source) => part(source, rank))])
+    const expected = (rank: number): Float32Array => reduced(rank, [base[rank]!])
     record('reduce_scatter', [a.tensor, b.tensor], b.tensor, { whole: 0 }, [a, b], expected)
   }
   {
@@ -70,8 +92,23 @@ function cases(writer: ProgramWriter, slice: number): Case[] {
   {
     const [a, b] = [given(x), given(wholeBase)]
     const expected = (rank: number): Float32Array =>
-      replaced(wholeBase[rank]!, rank, sum([part(wholeBase[rank]!, rank), ...x.map((source) => part(source, rank))]))
+      replaced(wholeBase[rank]!, rank, reduced(rank, [part(wholeBase[rank]!, rank)]))
     record('reduce_scatter', [a.tensor, b.tensor], b.tensor, { whole: 1 }, [a, b], expected)
+  }
+  if (dtype !== 'f32') {
+    const accumulator = numbers(slice, 110, 'f32')
+    const wholeAccumulator = numbers(length, 130, 'f32')
+    const wide = (rank: number): Float32Array => reduced(rank, [accumulator[rank]!], 'f32')
+    const attributes = { whole: 0, wide: 1 }
+    const [a, b, c] = [given(x), given(accumulator, 'f32'), given(accumulator, 'f32')]
+    record('reduce_scatter', [a.tensor, b.tensor], b.tensor, attributes, [a, b], wide)
+    record('reduce_scatter', [a.tensor, c.tensor], tensor(slice, 'f32'), attributes, [a, c], wide)
+    record('reduce_scatter', [a.tensor], tensor(slice, 'f32'), attributes, [a], (rank) => reduced(rank, [], 'f32'))
+    const d = given(wholeAccumulator, 'f32')
+    record('reduce_scatter', [a.tensor, d.tensor], d.tensor, { whole: 1, wide: 1 }, [a, d], (rank) => {
+      const own = wholeAccumulator[rank]!
+      return replaced(own, rank, reduced(rank, [part(own, rank)], 'f32'))
+    })
   }
   {
     const a = given(shards)
@@ -83,11 +120,11 @@ function cases(writer: ProgramWriter, slice: number): Case[] {
   }
   {
     const a = given(x)
-    record('all_reduce', [a.tensor], tensor(length), {}, [a], () => sum(x))
+    record('all_reduce', [a.tensor], tensor(length), {}, [a], total)
   }
   {
     const a = given(x)
-    record('all_reduce', [a.tensor], a.tensor, {}, [a], () => sum(x))
+    record('all_reduce', [a.tensor], a.tensor, {}, [a], total)
   }
   {
     const a = given(x)
@@ -102,10 +139,10 @@ function cases(writer: ProgramWriter, slice: number): Case[] {
 }
 
 for (const device of devices) {
-  for (const ranks of [1, 2, 3, 4]) {
-    test(`${device}: collectives of ${ranks} ranks, in place too, are sums and copies in rank order`, async (t) => {
+  for (const [ranks, dtype] of [1, 2, 3, 4].flatMap((ranks) => dtypes.map((dtype) => [ranks, dtype] as const))) {
+    test(`${device}: collectives of ${ranks} ranks in ${dtype}, in place too, are sums and copies in rank order`, async (t) => {
       const writer = new ProgramWriter(ranks)
-      const list = [1, 7, 1000, ranks === 2 ? 70001 : 513].flatMap((slice) => cases(writer, slice))
+      const list = [1, 7, 1000, ranks === 2 ? 70001 : 513].flatMap((slice) => cases(writer, slice, dtype))
       writer.add('barrier', [], [], { ranks })
       const program = writer.encode()
       const group = createGroup({ device, ranks, arenas: writer.arenas })

@@ -4,7 +4,7 @@ import test from 'ava'
 import { addon, createGroup, DeviceError, machine } from '../../native/index.js'
 import { arenaSizes } from './support.js'
 
-const levels = ['avx512', 'avx2', 'portable']
+const levels = ['avx512_bf16', 'avx512', 'avx2', 'portable']
 
 test('the report of the machine agrees with what Linux says of the processor', (t) => {
   const report = machine()
@@ -15,11 +15,14 @@ test('the report of the machine agrees with what Linux says of the processor', (
     return
   }
   const flags = new Set(/^flags\s*: (.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '))
-  const expected = levels.filter((level) =>
-    level === 'avx512'
-      ? ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl'].every((flag) => flags.has(flag))
-      : level === 'portable' || ['avx2', 'fma', 'f16c'].every((flag) => flags.has(flag)),
-  )
+  const avx512 = ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl']
+  const needs: Readonly<Record<string, readonly string[]>> = {
+    avx512_bf16: [...avx512, 'avx512_bf16'],
+    avx512,
+    avx2: ['avx2', 'fma', 'f16c'],
+    portable: [],
+  }
+  const expected = levels.filter((level) => needs[level]!.every((flag) => flags.has(flag)))
   t.deepEqual(report.isa, expected)
   t.is(report.best, expected[0]!)
 })

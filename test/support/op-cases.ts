@@ -14,11 +14,13 @@ export interface OpCase {
   readonly ranks: number
   /** Only for comparing backends: too large for finite differences, or not smooth. */
   readonly compareOnly: boolean
+  /** Only where the op's floats have 16 bits. */
+  readonly halvesOnly: boolean
   inputs(random: RandomTensors): Operand[]
 }
 
 type Make = (random: RandomTensors) => Operand[]
-type Options = Partial<Pick<OpCase, 'attributes' | 'roles' | 'rank' | 'ranks' | 'compareOnly'>>
+type Options = Partial<Pick<OpCase, 'attributes' | 'roles' | 'rank' | 'ranks' | 'compareOnly' | 'halvesOnly'>>
 
 const opCase = (op: string, title: string, inputs: Make, options: Options = {}): OpCase => ({
   op,
@@ -27,7 +29,8 @@ const opCase = (op: string, title: string, inputs: Make, options: Options = {}):
   roles: {},
   rank: 0,
   ranks: 1,
-  compareOnly: false,
+  compareOnly: options.halvesOnly ?? false,
+  halvesOnly: false,
   ...options,
   inputs,
 })
@@ -64,6 +67,7 @@ function* elementwiseCases(): Generator<OpCase> {
         compareOnly: isLarge(a),
       })
     }
+    yield opCase('add', `${show(a)} in f32 and ${show(b)}`, (r) => [r.wide(a), r.normal(b)], { halvesOnly: true })
   }
   for (const shape of [[1], [7, 3], [301, 259]]) {
     yield opCase('scale', show(shape), (r) => [r.normal(shape)], {
@@ -74,20 +78,11 @@ function* elementwiseCases(): Generator<OpCase> {
   }
   yield opCase('copy', 'of tokens', (r) => [r.integers([5, 3], 0, 100)], { compareOnly: true })
   const numberOf = (dtype: 'f32' | 'f64' | 'bf16' | 'f16') => dtypeNumbers.indexOf(dtype)
-  yield opCase('cast', 'to f64', (r) => [r.normal([5, 7])], { attributes: { dtype: numberOf('f64') } })
-  yield opCase('cast', 'f64 to f32', (r) => [tensorOf('f64', [5, 7], r.normal([5, 7]).data)], {
-    attributes: { dtype: numberOf('f32') },
-    compareOnly: true,
-  })
-  for (const dtype of ['bf16', 'f16'] as const) {
-    const attributes = { dtype: numberOf(dtype) }
-    yield opCase('cast', `to ${dtype}`, (r) => [r.normal([67, 3], 10)], { attributes, compareOnly: true })
-    yield opCase('cast', `to ${dtype}, edges`, (r) => [tensorOf(r.float, [edges.length], edges)], {
-      attributes,
-      compareOnly: true,
-    })
-    const back: Make = (r) => runReference('cast', [r.normal([67, 3], 10)], attributes)
-    yield opCase('cast', `${dtype} to f32`, back, { attributes: { dtype: numberOf('f32') }, compareOnly: true })
+  for (const dtype of ['f32', 'f64', 'bf16', 'f16'] as const) {
+    const options = { attributes: { dtype: numberOf(dtype) }, compareOnly: true }
+    yield opCase('cast', `to ${dtype}`, (r) => [r.normal([67, 3], 10)], { ...options, compareOnly: dtype !== 'f64' })
+    yield opCase('cast', `to ${dtype}, edges`, (r) => [tensorOf(r.float, [edges.length], edges)], options)
+    yield opCase('cast', `f64 to ${dtype}, edges`, () => [tensorOf('f64', [edges.length], edges)], options)
   }
   yield opCase('reshape', '[6, 5] to [2, 15]', (r) => [r.normal([6, 5])], { attributes: { shape: [2, 15] } })
   for (const [shape, rank] of [
@@ -104,7 +99,10 @@ function* elementwiseCases(): Generator<OpCase> {
     [1025, 33],
     [300, 613],
   ]) {
-    yield opCase('sum_leading', show(shape), (r) => [r.normal(shape)], { attributes: { rank: 1 }, compareOnly: true })
+    for (const wide of [0, 1]) {
+      const options = { attributes: { rank: 1, wide }, compareOnly: true, halvesOnly: wide === 1 }
+      yield opCase('sum_leading', `${show(shape)} ${flags({ wide })}`, (r) => [r.normal(shape)], options)
+    }
   }
 }
 
@@ -135,6 +133,16 @@ const edges = [
   -3.4e38,
   Infinity,
   -Infinity,
+  NaN,
+  // Between two numbers of 16 bits only to those who have not rounded to f32 before.
+  1 + 2 ** -8 + 2 ** -40,
+  1 + 2 ** -8 - 2 ** -40,
+  -1 - 2 ** -11 - 2 ** -40,
+  2 ** -25 + 2 ** -60,
+  2 ** -134 + 2 ** -170,
+  2 ** -160,
+  1e300,
+  -1e300,
 ]
 
 function* activationCases(): Generator<OpCase> {
@@ -161,6 +169,8 @@ function* linearCases(): Generator<OpCase> {
     { rows: [130], k: 17, n: 1029, compareOnly: true },
     { rows: [515], k: 64, n: 48, compareOnly: true },
     { rows: [137], k: 803, n: 549, compareOnly: true },
+    { rows: [11], k: 4099, n: 37, compareOnly: true },
+    { rows: [5], k: 5003, n: 481, compareOnly: true },
   ]
   for (const { rows, k, n, compareOnly } of sizes) {
     for (const transposed of [0, 1]) {
@@ -187,6 +197,10 @@ function* linearCases(): Generator<OpCase> {
       }
       yield opCase('linear_input_gradient', title, (r) => [r.normal(y), r.normal(weight)], options)
       yield opCase('linear_weight_gradient', title, (r) => [r.normal(x), r.normal(y)], options)
+      yield opCase('linear_weight_gradient', `${title}, wide`, (r) => [r.normal(x), r.normal(y)], {
+        attributes: { transposed, wide: 1 },
+        halvesOnly: true,
+      })
       for (const [kind, name] of activationKinds.entries()) {
         if (compareOnly && kind > 0) continue
         const fused = { attributes: { transposed, kind }, compareOnly }
@@ -232,16 +246,20 @@ function* normCases(): Generator<OpCase> {
       ]
       yield opCase('layer_norm', title, forward, options)
       if (bias) continue
-      for (const residual of [false, true]) {
+      for (const [residual, wide] of [
+        [false, 0],
+        [true, 0],
+        [true, 1],
+      ] as const) {
         yield opCase(
           'layer_norm_backward',
-          `${title} ${flags({ residual })}`,
+          `${title} ${flags({ residual, wide })}`,
           (r) => {
             const [x, w] = forward(r) as [Operand & object, Operand]
             const [, mean, rstd] = runReference('layer_norm', [x, w, null], options.attributes)
             return [r.normal(shape), x, w, mean!, rstd!, residual ? r.normal(shape) : null]
           },
-          { compareOnly: options.compareOnly },
+          { attributes: { wide }, compareOnly: options.compareOnly, halvesOnly: wide === 1 },
         )
       }
     }
@@ -319,7 +337,7 @@ function* crossEntropyCases(): Generator<OpCase> {
         title,
         (r) => {
           const [x, t] = [logits(r), targets(r)]
-          return [x, t, runReference('cross_entropy', [x, t], { scale })[1]!, r.normal([1])]
+          return [x, t, runReference('cross_entropy', [x, t], { scale })[1]!, r.wide([1])]
         },
         options,
       )
@@ -334,7 +352,11 @@ function* crossEntropyCases(): Generator<OpCase> {
         const fused = { attributes: { transposed, scale, rows: 16 }, compareOnly }
         const headTitle = `${title}${transposed ? ', transposed' : ''}`
         yield opCase('linear_cross_entropy', headTitle, head, fused)
-        yield opCase('linear_cross_entropy_gradients', headTitle, (r) => [...head(r), r.normal([1])], fused)
+        for (const wide of [0, 1]) {
+          const options = { attributes: { ...fused.attributes, wide }, compareOnly, halvesOnly: wide === 1 }
+          const operands: Make = (r) => [...head(r), r.wide([1])]
+          yield opCase('linear_cross_entropy_gradients', `${headTitle} ${flags({ wide })}`, operands, options)
+        }
       }
     }
   }
@@ -383,6 +405,12 @@ function* embeddingCases(): Generator<OpCase> {
         (r) => [r.integers(indices, 0, rows), r.normal([...indices, width]), base ? r.normal([rows, width]) : null],
         { attributes: { rows } },
       )
+      yield opCase(
+        'embedding_backward',
+        `${title} ${flags({ base })}, wide`,
+        (r) => [r.integers(indices, 0, rows), r.normal([...indices, width]), base ? r.wide([rows, width]) : null],
+        { attributes: { rows, wide: 1 }, halvesOnly: true },
+      )
     }
   }
   yield opCase('arange', '37', () => [], { attributes: { count: 37 } })
@@ -392,6 +420,8 @@ function* fillCases(): Generator<OpCase> {
   for (const [value, dtype, shape] of [
     [0.1, 'f32', [301, 259]],
     [0.1, 'f64', [3, 11]],
+    [0.1, 'bf16', [3, 11]],
+    [0.1, 'f16', [3, 11]],
     [-1, 'i32', [3, 11]],
   ] as const) {
     const attributes = { value, dtype: dtypeNumbers.indexOf(dtype), shape }
@@ -407,7 +437,7 @@ function* fillCases(): Generator<OpCase> {
   ] as const) {
     const title = `${start} and ${count} of ${length}, slice ${rank} of ${shards}`
     const options = { rank, ranks: shards, roles: { seed: 2 ** 35 + 3 } }
-    const inputs: Make = (r) => [r.normal([length / shards])]
+    const inputs: Make = (r) => [r.wide([length / shards])]
     const range = { start, count, shards }
     yield opCase('initialize_constant', title, inputs, { ...options, attributes: { ...range, value: 0.3 } })
     const attributes = { ...range, mean: 0.1, std: 0.02, key_low: 0x89abcdef, key_high: 0x01234567 }
@@ -436,21 +466,42 @@ function* optimizerCases(): Generator<OpCase> {
     const place = { rank, ranks: shards }
     const title = `slice ${rank} of ${shards} of ${length}${whole ? ', parameters and gradients whole' : ''}`
     const operand = (r: RandomTensors) => r.normal([whole ? length : part])
+    const master = (r: RandomTensors) => r.wide([whole ? length : part])
     const squares = (r: RandomTensors) => {
-      const tensor = r.normal([part])
+      const tensor = r.wide([part])
       return { ...tensor, data: tensor.data.map((x) => x * x) } as typeof tensor
     }
     for (const decoupled of [0, 1]) {
       yield opCase(
         'adam',
         `${title} ${decoupled ? 'decoupled' : 'L2'}`,
-        (r) => [operand(r), operand(r), r.normal([part]), squares(r), control()],
+        (r) => [master(r), operand(r), r.wide([part]), squares(r), control()],
         {
           attributes: { decoupled, epsilon: 1e-8, weight_decay: 0.1, length, shards, ranges },
           roles: adamRoles,
           ...place,
         },
       )
+      for (const gradient of ['wide', 'half']) {
+        yield opCase(
+          'adam',
+          `${title} ${decoupled ? 'decoupled' : 'L2'}, ${gradient} gradient, copied`,
+          (r) => [
+            master(r),
+            gradient === 'wide' ? master(r) : operand(r),
+            r.wide([part]),
+            squares(r),
+            control(),
+            operand(r),
+          ],
+          {
+            attributes: { decoupled, epsilon: 1e-8, weight_decay: 0.1, length, shards, ranges },
+            roles: adamRoles,
+            halvesOnly: true,
+            ...place,
+          },
+        )
+      }
     }
     for (const [momentum, nesterov, first] of [
       [0, 0, 0],
@@ -461,7 +512,7 @@ function* optimizerCases(): Generator<OpCase> {
       yield opCase(
         'sgd',
         `${title} ${flags({ momentum, nesterov, first })}`,
-        (r) => [operand(r), operand(r), momentum ? r.normal([part]) : null, control()],
+        (r) => [master(r), operand(r), momentum ? r.wide([part]) : null, control()],
         {
           attributes: { momentum, dampening: 0.2, nesterov, weight_decay: 0.01, length, shards, ranges },
           roles: { learning_rate: 0.05, first },
@@ -471,15 +522,10 @@ function* optimizerCases(): Generator<OpCase> {
     }
     yield opCase('norm_chunks', title, (r) => [operand(r)], { attributes: { length, shards }, ...place })
   }
-  yield opCase(
-    'adam',
-    'norm not finite',
-    (r) => [1, 2, 3, 4].map(() => r.normal([1024]) as Operand).concat(control(0)),
-    {
-      attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length: 1024, shards: 1, ranges: [0, 1024] },
-      roles: adamRoles,
-    },
-  )
+  yield opCase('adam', 'norm not finite', (r) => [1, 2, 3, 4].map(() => r.wide([1024]) as Operand).concat(control(0)), {
+    attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length: 1024, shards: 1, ranges: [0, 1024] },
+    roles: adamRoles,
+  })
   for (const [title, maxNorm, values] of [
     ['clips', 1, [4, 9, 16, 25, 0.5, 3]],
     ['below the limit', 100, [4, 9, 16, 25, 0.5, 3]],
@@ -490,9 +536,17 @@ function* optimizerCases(): Generator<OpCase> {
     yield opCase('clip_control', title, () => [tensorOf('f64', [6], values)], {
       attributes: { max_norm: maxNorm, ranges: [4, 2, 0, 3] },
     })
+    const scaled = () => [tensorOf('f64', [6], values), tensorOf('f32', [1], [4])]
+    yield opCase('clip_control', `${title}, of a loss scale`, scaled, {
+      attributes: { max_norm: maxNorm, ranges: [4, 2, 0, 3] },
+    })
   }
   const gaps = [3, 5, 60, 4]
-  yield opCase('bucket', 'gaps', () => [], { attributes: { length: 64, gaps } })
+  for (const dtype of ['f32', 'bf16', 'f16'] as const) {
+    const attributes = { length: 64, dtype: dtypeNumbers.indexOf(dtype), gaps }
+    yield opCase('bucket', `gaps in ${dtype}`, () => [], { attributes })
+  }
+  yield opCase('scalar', 'times a factor', () => [], { attributes: { factor: 0.3 }, roles: { value: 65536 } })
 }
 
 export const opCases: readonly OpCase[] = [

@@ -6,13 +6,14 @@ import {
   elements,
   type GradientBuilder,
   int,
+  statistic,
   type TensorType,
 } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { normals } from '../../kernels/reference/fill.js'
 import { type ReferenceTensor, referenceKernels, viewOf } from '../../kernels/reference/index.js'
 import { philox, type Words } from '../../kernels/reference/philox.js'
-import { store } from '../../kernels/reference/storage.js'
+import { numbersOf, store } from '../../kernels/reference/storage.js'
 
 export type Operand = ReferenceTensor | null
 
@@ -32,13 +33,23 @@ export function tensorOf(dtype: DType, shape: readonly number[], values: ArrayLi
   return tensor
 }
 
+/** The same numbers in float64. */
+export const widened = (tensor: ReferenceTensor): ReferenceTensor => ({
+  ...tensor,
+  dtype: 'f64',
+  data: numbersOf(tensor.dtype, tensor.data),
+})
+
 export const copyOf = (tensor: ReferenceTensor): ReferenceTensor => ({ ...tensor, data: tensor.data.slice() })
+
+/** The dtype of an op's floats. */
+export type FloatType = 'f32' | 'f64' | 'bf16' | 'f16'
 
 /** A stream of random tensors, the same for the same seed. `float` is the dtype of its float tensors. */
 export class RandomTensors {
   #blocks = 0
   constructor(
-    readonly float: 'f32' | 'f64',
+    readonly float: FloatType,
     readonly seed = 1,
   ) {}
 
@@ -50,12 +61,17 @@ export class RandomTensors {
   }
 
   /** Normal with the given mean and standard deviation. */
-  normal(shape: readonly number[], std = 1, mean = 0): ReferenceTensor {
+  normal(shape: readonly number[], std = 1, mean = 0, dtype: DType = this.float): ReferenceTensor {
     return tensorOf(
-      this.float,
+      dtype,
       shape,
       this.#draw(elements(shape), normals).map((z) => mean + std * z),
     )
+  }
+
+  /** What lies beside tensors of 16 bits in f32: gradients of losses, accumulators, master parameters. */
+  wide(shape: readonly number[], std = 1): ReferenceTensor {
+    return this.normal(shape, std, 0, statistic(this.float))
   }
 
   /** Integers from `low` to `high` - 1. */

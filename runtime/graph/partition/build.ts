@@ -1,9 +1,9 @@
 // One rank's graph under construction: state inputs on demand, values of the source graph mapped, ZeRO-3 gathers, placements noted.
-import { elements } from '../../../kernels/ops/definition.js'
+import { type DType, elements } from '../../../kernels/ops/definition.js'
 import { type Graph, GraphBuilder, type Node, type Origin, type Value } from '../ir.js'
 import { planGathers } from './gathers.js'
 import type { Unit } from './layout.js'
-import type { Sharding } from './sharding.js'
+import { masterState, type Sharding } from './sharding.js'
 
 /** A graph whose values may be told where to lie: within another value's memory. */
 export interface PlacedGraph {
@@ -46,25 +46,31 @@ export class Build {
 
   constructor(readonly sharding: Sharding) {}
 
-  #state(name: string, length: number): Value {
+  #state(name: string, length: number, dtype: DType): Value {
     const existing = this.#inputs.get(name)
     if (existing) return existing
-    const value = this.builder.input(name, 'state', { shape: [length], dtype: 'f32' })
+    const value = this.builder.input(name, 'state', { shape: [length], dtype })
     this.#inputs.set(name, value)
     return value
   }
 
+  /** What the forward reads. */
   parameter(unit: Unit): Value {
-    return this.#state(`parameters/${unit.name}`, this.sharding.lengthIn('parameters', unit))
+    return this.#state(`parameters/${unit.name}`, this.sharding.lengthIn('parameters', unit), unit.dtype)
+  }
+  /** What the update works on: the f32 master, or the parameter itself. */
+  master(unit: Unit): Value {
+    return this.sharding.hasMaster(unit) ? this.state(masterState, unit) : this.parameter(unit)
   }
   gradient(unit: Unit): Value {
-    return this.#state(`gradients/${unit.name}`, this.sharding.lengthIn('gradients', unit))
+    const { sharding } = this
+    return this.#state(`gradients/${unit.name}`, sharding.lengthIn('gradients', unit), sharding.accumulatorDType(unit))
   }
   state(name: string, unit: Unit): Value {
-    return this.#state(`optimizer/${name}/${unit.name}`, this.sharding.lengthIn('optimizer', unit))
+    return this.#state(`optimizer/${name}/${unit.name}`, this.sharding.lengthIn('optimizer', unit), 'f32')
   }
   persistent(unit: Unit): Value {
-    return this.#state(`gathered/${unit.name}`, unit.length)
+    return this.#state(`gathered/${unit.name}`, unit.length, unit.dtype)
   }
 
   map(value: Value): Value {

@@ -10,7 +10,12 @@ export interface ParameterFact {
   readonly shape: readonly number[]
   /** Name of its unit. */
   readonly unit: string
+  /** Dtype of the values that the forward reads; default f32. */
+  readonly dtype?: WeightDType
 }
+
+/** Below f32 a weight is the rounded copy of a master that the optimizer keeps. */
+export type WeightDType = 'f32' | 'bf16' | 'f16'
 
 export interface ParameterSlot {
   readonly name: string
@@ -33,6 +38,7 @@ export interface Unit {
   readonly start: number
   /** Kept gathered on every rank in ZeRO-3 (its parameters are small). */
   readonly persistent: boolean
+  readonly dtype: WeightDType
 }
 
 export interface FlatLayout {
@@ -62,16 +68,19 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
   const { ranks, persistenceThreshold = -1, persistenceLimit = Number.POSITIVE_INFINITY } = options
   let persisted = 0
   const names: string[] = []
-  const members = new Map<string, { facts: ParameterFact[]; persistent: boolean }>()
+  const mixed = new Set(parameters.map(({ dtype = 'f32' }) => dtype)).size > 1
+  const members = new Map<string, { facts: ParameterFact[]; persistent: boolean; dtype: WeightDType }>()
   for (const fact of parameters) {
     const count = elements(fact.shape)
     const persistent = count <= persistenceThreshold && persisted + count <= persistenceLimit
     if (persistent) persisted += count
-    const name = persistent ? `${fact.unit} (persistent)` : fact.unit
+    const { dtype = 'f32' } = fact
+    const traits = [...(mixed && dtype === 'f32' ? ['fp32'] : []), ...(persistent ? ['persistent'] : [])]
+    const name = traits.length > 0 ? `${fact.unit} (${traits.join(', ')})` : fact.unit
     const unit = members.get(name)
     if (unit) unit.facts.push(fact)
     else {
-      members.set(name, { facts: [fact], persistent })
+      members.set(name, { facts: [fact], persistent, dtype })
       names.push(name)
     }
   }
@@ -79,7 +88,7 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
   const slots = new Map<string, ParameterSlot>()
   let start = 0
   const units = names.map((name, index): Unit => {
-    const { facts, persistent } = members.get(name)!
+    const { facts, persistent, dtype } = members.get(name)!
     const own: ParameterSlot[] = []
     let used = 0
     for (const { name: parameter, shape } of facts) {
@@ -88,7 +97,7 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
       used += roundUp(count, normChunk)
     }
     const length = roundUp(used, ranks * normChunk)
-    const unit: Unit = { name, index, parameters: own, length, shard: length / ranks, start, persistent }
+    const unit: Unit = { name, index, parameters: own, length, shard: length / ranks, start, persistent, dtype }
     for (const slot of own) {
       ;(slot as { unit: Unit }).unit = unit
       slots.set(slot.name, slot)

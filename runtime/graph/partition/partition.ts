@@ -1,9 +1,10 @@
 // The ZeRO partition: from one joint graph (forward and backward of a micro-step) to the graphs that each rank runs. All ranks run
 // the same graph; what differs is the slice that a collective or an update takes. Collectives are nodes like any other.
+import { elements, showType } from '../../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import { normChunk } from '../../../kernels/ops/optimizer.js'
-import type { Graph, Value } from '../ir.js'
+import type { Graph, Origin, Value } from '../ir.js'
 import { Build, communication, type PlacedGraph, update } from './build.js'
 import { chunkOrder, type Unit } from './layout.js'
 import { Reduction } from './reduction.js'
@@ -42,26 +43,52 @@ export class Partitioner {
   /** Initial parameters, each element from the seed, its parameter's name and its index. */
   initialize(parameters: readonly Initializer[]): PlacedGraph {
     const build = new Build(this.sharding)
-    const shards = this.sharding.sliced.parameters ? this.sharding.options.ranks : 1
+    const { builder } = build
     const initializers = new Map(parameters.map((parameter) => [parameter.name, parameter]))
-    for (const { name, unit, start, count } of this.sharding.layout.parameters) {
-      const { op, attributes } = initializers.get(name)!
-      build.builder.emit(
-        op,
-        [build.parameter(unit)],
-        { start, count, shards, ...attributes },
-        { ...update, module: name },
-      )
+    for (const unit of this.sharding.layout.units) {
+      const target = this.#drawn(build, unit)
+      const shards = unit.length / elements(target.type.shape)
+      for (const { name, start, count } of unit.parameters) {
+        const { op, attributes } = initializers.get(name)!
+        builder.emit(op, [target], { start, count, shards, ...attributes }, { ...update, module: name })
+      }
+      if (unit.dtype !== 'f32') this.#copyDown(build, unit, target)
     }
     this.#regather(build)
     return build.finish()
   }
 
-  /** After parameters were written from outside: refreshes what ranks keep gathered. */
+  /** f32 memory in which a unit's initial values are drawn: where they stay, or without masters a buffer. */
+  #drawn(build: Build, unit: Unit): Value {
+    const target = build.master(unit)
+    if (target.type.dtype === 'f32') return target
+    const [length] = target.type.shape as [number]
+    return build.builder.emit('bucket', [], { length, gaps: [0, length] }, update)[0]!
+  }
+
+  /** After parameters were written from outside: rounds masters anew and refreshes what ranks keep gathered. */
   refresh(): PlacedGraph {
     const build = new Build(this.sharding)
+    for (const unit of this.sharding.layout.units) {
+      if (this.sharding.hasMaster(unit)) this.#copyDown(build, unit, build.master(unit))
+    }
     this.#regather(build)
     return build.finish()
+  }
+
+  /** Makes a unit's 16-bit parameter from f32 values, whole or this rank's slice. */
+  #copyDown(build: Build, unit: Unit, values: Value): void {
+    const parameter = build.parameter(unit)
+    const origin: Origin = { ...update, module: unit.name }
+    const dtype = dtypeNumbers.indexOf(unit.dtype)
+    const [copy] = build.builder.emit('cast', [values], { dtype }, origin)
+    if (showType(copy!.type) === showType(parameter.type)) {
+      build.place(copy!, parameter, 0)
+      return
+    }
+    const { ranks } = this.sharding.options
+    const gathering: Origin = { ...communication, module: unit.name }
+    build.place(build.builder.emit('all_gather', [copy!], { ranks, whole: 0 }, gathering)[0]!, parameter, 0)
   }
 
   #regather(build: Build): void {
@@ -77,7 +104,7 @@ export class Partitioner {
 
   #update(build: Build): void {
     const { layout, options } = this.sharding
-    const { ranks, stage } = options
+    const { optimizer, ranks, stage } = options
     const { builder } = build
     const { sliced } = this.sharding
     if (ranks > 1 && stage === 0) {
@@ -96,7 +123,9 @@ export class Partitioner {
     }
     const all = shards > 1 ? builder.emit('all_gather', [sums!], { ranks, whole: 0 }, communication)[0]! : sums!
     const ranges = chunkOrder(layout, shards)
-    const [control] = builder.emit('clip_control', [all], { max_norm: options.clipping, ranges }, update)
+    const { lossScale } = options
+    const scale = lossScale === undefined ? null : builder.emit('scalar', [], { factor: 1 }, update, [lossScale])[0]!
+    const [control] = builder.emit('clip_control', [all, scale], { max_norm: options.clipping, ranges }, update)
     build.expose('control', control!)
 
     let waiting: Unit[] = []
@@ -106,7 +135,8 @@ export class Partitioner {
     }
     for (const unit of layout.units) {
       this.#updateUnit(build, unit, control!, shards)
-      if (!sliced.optimizer) continue
+      const shared = optimizer.kind === 'sgd' && this.sharding.hasMaster(unit) && !sliced.parameters
+      if (!sliced.optimizer || shared) continue
       const size = waiting.reduce((sum, other) => sum + other.length, 0)
       if (size + unit.length > options.allgatherBucketSize) gather()
       waiting.push(unit)
@@ -122,7 +152,8 @@ export class Partitioner {
       if (own.length === 0) return
       const states = optimizerStates(optimizer).map((state) => build.state(state, unit))
       const operands = optimizer.kind === 'sgd' && states.length === 0 ? [null] : states
-      const inputs = [build.parameter(unit), build.gradient(unit), ...operands, control]
+      const copy = optimizer.kind === 'adam' && this.sharding.hasMaster(unit) ? [build.parameter(unit)] : []
+      const inputs = [build.master(unit), build.gradient(unit), ...operands, control, ...copy]
       const attributes = {
         ...optimizer.attributes,
         weight_decay: group.weightDecay,
@@ -133,6 +164,8 @@ export class Partitioner {
       const roles = opNamed(optimizer.kind).scalars.map((role) => `${role}.${g}`)
       build.builder.emit(optimizer.kind, inputs, attributes, { ...update, module: unit.name }, roles)
     })
+    // SGD has no pass of its own for the copy.
+    if (optimizer.kind === 'sgd' && this.sharding.hasMaster(unit)) this.#copyDown(build, unit, build.master(unit))
   }
 
   /** Shares this rank's updated slice of a unit with those that hold the unit whole. */

@@ -1,5 +1,7 @@
 // How gradients reach their owners: bucket by bucket, as soon as the backward has made a bucket's last one, each owner adding the
 // ranks' contributions in rank order onto its accumulator.
+import { dtypeBytes } from '../../../kernels/ops/definition.js'
+import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import type { Graph, Node, Value } from '../ir.js'
 import { type Build, communication, groupBy, type NodeHooks } from './build.js'
@@ -46,7 +48,8 @@ export class Reduction implements NodeHooks {
     let size = 0
     for (const { unit, firstNode, lastNode } of spans) {
       const open = this.#buckets.at(-1)
-      if (open && size + unit.length <= options.reduceBucketSize) {
+      const sameDType = open && sharding.gradientDType(open.units[0]!) === sharding.gradientDType(unit)
+      if (open && sameDType && size + unit.length <= options.reduceBucketSize) {
         open.units.push(unit)
         size += unit.length
         open.lastNode = lastNode
@@ -62,7 +65,9 @@ export class Reduction implements NodeHooks {
 
   /** With the whole accumulator at hand, the first micro-step's gradients are made in it and no bucket is needed. */
   #direct(unit: Unit): boolean {
-    return this.#fresh && this.#sharding.lengthIn('gradients', unit) === unit.length
+    const sharding = this.#sharding
+    const sameDType = sharding.gradientDType(unit) === sharding.accumulatorDType(unit)
+    return this.#fresh && sameDType && sharding.lengthIn('gradients', unit) === unit.length
   }
 
   before(node: Node): void {
@@ -82,9 +87,11 @@ export class Reduction implements NodeHooks {
         length += unit.length
         return start
       })
-      const [base] = this.#build.builder.emit('bucket', [], { length, gaps }, communication)
+      const dtype = this.#sharding.gradientDType(bucketed[0]!)
+      const attributes = { length, dtype: dtypeNumbers.indexOf(dtype), gaps }
+      const [base] = this.#build.builder.emit('bucket', [], attributes, communication)
       bucketed.forEach((unit, i) => {
-        this.#memory.set(unit, { base: base!, byteOffset: 4 * starts[i]! })
+        this.#memory.set(unit, { base: base!, byteOffset: dtypeBytes[dtype] * starts[i]! })
       })
     }
   }
@@ -93,7 +100,7 @@ export class Reduction implements NodeHooks {
     for (const output of node.outputs) {
       for (const { unit, start } of this.#targets.get(output) ?? []) {
         const { base, byteOffset } = this.#memory.get(unit)!
-        this.#build.place(this.#build.map(output), base, byteOffset + 4 * start)
+        this.#build.place(this.#build.map(output), base, byteOffset + dtypeBytes[output.type.dtype] * start)
       }
     }
     for (const { units } of this.#last.get(node) ?? []) for (const unit of units) this.#reduce(unit)
@@ -111,13 +118,14 @@ export class Reduction implements NodeHooks {
       return
     }
     const { base, byteOffset } = this.#memory.get(unit)!
-    const attributes = { start: byteOffset / 4, shape: [unit.length] }
+    const { dtype } = base.type
+    const attributes = { start: byteOffset / dtypeBytes[dtype], shape: [unit.length] }
     const [source] = builder.emit('slice', [base], attributes, communication)
     const previous = this.#fresh ? null : accumulator
     const [reduced] = builder.emit(
       'reduce_scatter',
       [source!, previous],
-      { ranks, whole },
+      { ranks, whole, wide: dtype === this.#sharding.accumulatorDType(unit) ? 0 : 1 },
       { ...communication, module: unit.name },
     )
     this.#build.place(reduced!, accumulator, 0)

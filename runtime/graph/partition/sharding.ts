@@ -1,6 +1,6 @@
 // What each ZeRO stage slices: 0 keeps everything whole; 1 slices optimizer states; 2 gradients too; 3 parameters too (arXiv 1910.02054).
 import type { GatherOptions } from './gathers.js'
-import type { FlatLayout, Unit } from './layout.js'
+import type { FlatLayout, Unit, WeightDType } from './layout.js'
 
 export type ZeroStage = 0 | 1 | 2 | 3
 
@@ -18,6 +18,13 @@ export interface PartitionOptions {
   readonly optimizer: OptimizerPlan
   /** Most global norm of the gradients; 0: no clipping. */
   readonly clipping: number
+  /** Of units in 16 bits: the dtype in which gradients are made and sent, and the accumulator's. Other units have f32 for both. */
+  readonly gradients: WeightDType
+  readonly accumulation: WeightDType
+  /** Whether f32 masters stand behind units in 16 bits: in training. */
+  readonly masters: boolean
+  /** Name of the run-time scalar that gradients are multiplied by; absent: none. */
+  readonly lossScale?: string
 }
 
 /** Parameters that are updated with the same settings; each group has scalars of its own (`learning_rate.0`, ...). */
@@ -60,4 +67,22 @@ export class Sharding {
   lengthIn(arena: 'parameters' | 'gradients' | 'optimizer', unit: Unit): number {
     return this.sliced[arena] ? unit.shard : unit.length
   }
+
+  /** Dtype of a unit's gradients as they are made and sent. */
+  gradientDType(unit: Unit): WeightDType {
+    return unit.dtype === 'f32' ? 'f32' : this.options.gradients
+  }
+
+  /** Dtype of a unit's accumulated gradients: with one micro-batch there is nothing to add up. */
+  accumulatorDType(unit: Unit): WeightDType {
+    return unit.dtype === 'f32' ? 'f32' : this.options.accumulation
+  }
+
+  /** Whether the optimizer keeps an f32 master of the unit. */
+  hasMaster(unit: Unit): boolean {
+    return this.options.masters && unit.dtype !== 'f32'
+  }
 }
+
+/** The optimizer's name for f32 masters among its states. */
+export const masterState = 'master'

@@ -3,20 +3,33 @@
 import type { Graph, Node, Value } from '../ir.js'
 import { type Pass, Rewriter } from '../rewrite.js'
 
-export const checkpointBlocks: Pass = {
+/** The blocks of a graph in the order of the forward. */
+export function blocksOf(graph: Graph): string[] {
+  const blocks = new Set<string>()
+  for (const { origin } of graph.nodes) {
+    if (origin.phase === 'forward' && origin.block !== undefined) blocks.add(origin.block)
+  }
+  return [...blocks]
+}
+
+/** Checkpoints the first `count` blocks: the ones whose activations live longest. */
+export const checkpointBlocks = (count = Number.POSITIVE_INFINITY): Pass => ({
   name: 'checkpoint-blocks',
   run(graph: Graph): Graph {
+    const chosen = new Set(blocksOf(graph).slice(0, count))
     const members = new Map<string, Node[]>()
     for (const node of graph.nodes) {
       const { block, phase } = node.origin
-      if (phase !== 'forward' || block === undefined) continue
+      if (phase !== 'forward' || block === undefined || !chosen.has(block)) continue
       const nodes = members.get(block)
       if (nodes) nodes.push(node)
       else members.set(block, [node])
     }
 
-    const blockOf = (value: Value): string | undefined =>
-      value.node?.origin.phase === 'forward' ? value.node.origin.block : undefined
+    const blockOf = (value: Value): string | undefined => {
+      const { phase, block } = value.node?.origin ?? {}
+      return phase === 'forward' && block !== undefined && chosen.has(block) ? block : undefined
+    }
     // What crosses a block's border in the forward is kept anyway: the next block's input.
     const kept = new Set<Value>(graph.outputs.map((output) => output.value))
     const needed = new Map<string, Set<Node>>()
@@ -65,4 +78,4 @@ export const checkpointBlocks: Pass = {
     }
     return rewriter.finish()
   },
-}
+})

@@ -1,6 +1,6 @@
 // Fusion: pairs of nodes become the fused forms that a backend lists. Every form computes the same values as the nodes that it
 // replaces, with fewer passes over memory; each is a pass of its own, found by use counts and rewritten in one walk.
-import { int, lastDim, rowsOf } from '../../../kernels/ops/definition.js'
+import { int, lastDim, option, rowsOf } from '../../../kernels/ops/definition.js'
 import type { FusionName } from '../../../kernels/ops/fusion.js'
 import type { Graph, Node, Value } from '../ir.js'
 import { dependsOn, type Pass, rewrite, usesOf } from '../rewrite.js'
@@ -25,8 +25,10 @@ function linearActivation(graph: Graph): Graph {
   const fused = new Map<Node, Node>()
   for (const node of graph.nodes) {
     if (node.op !== 'linear' || node.inputs[3]) continue
-    const activations = uses.get(node.outputs[0]!)?.filter((user) => user?.op === 'activation') ?? []
-    if (activations.length === 1) fused.set(node, activations[0]!)
+    const made = (uses.get(node.outputs[0]!) ?? []).filter(
+      (user) => user?.op === 'activation' && user.origin.recomputed === node.origin.recomputed,
+    )
+    if (made.length === 1) fused.set(node, made[0]!)
   }
   const gone = new Set(fused.values())
   return rewrite(graph, (node, rewriter) => {
@@ -167,7 +169,12 @@ function linearCrossEntropy(graph: Graph): Graph {
       return true
     }
     const dloss = rewriter.map(node.inputs[3]!)
-    const outputs = rewriter.builder.emit('linear_cross_entropy_gradients', [...inputs, dloss], attributes, node.origin)
+    const outputs = rewriter.builder.emit(
+      'linear_cross_entropy_gradients',
+      [...inputs, dloss],
+      { ...attributes, wide: option(dw.attributes, 'wide') },
+      node.origin,
+    )
     rewriter.replace(loss.outputs[0]!, outputs[0]!)
     rewriter.replace(dx.outputs[0]!, outputs[1]!)
     rewriter.replace(dw.outputs[0]!, outputs[2]!)

@@ -32,12 +32,16 @@ test('--json: step and evaluation lines have exactly their fields, numbers in fu
     ],
   )
   for (const line of lines) {
-    const { type, ...fields } = line
+    const { type, skipped, ...fields } = line
+    t.is(skipped, type === 'step' ? false : undefined)
     t.true(numbers(fields), JSON.stringify(line))
     t.deepEqual(
       Object.keys(line),
       type === 'step'
-        ? ['type', 'step', 'loss', 'grad_norm', 'lr', 'tokens', 'tokens_per_second', 'seconds']
+        ? [
+            ...['type', 'step', 'loss', 'grad_norm', 'lr', 'skipped', 'skipped_steps'],
+            ...['tokens', 'tokens_per_second', 'seconds'],
+          ]
         : ['type', 'step', 'loss', 'perplexity', 'tokens'],
     )
   }
@@ -163,6 +167,46 @@ test('--checkpoint-activations needs less memory, --dry-run says so and starts n
   t.regex(text.stdout, /parameters on 2 ranks x 1 threads/)
   for (const name of Object.keys(arenas)) t.regex(text.stdout, new RegExp(`^ +${name} +[\\d.]+ (B|KiB|MiB)`, 'm'))
   t.is(text.stderr, '')
+})
+
+test('bf16 and fp16: the plan by dtype, a memory limit that it keeps, loss scales in the lines', async (t) => {
+  const { data, at } = workshop(t)
+  writeFileSync(at('bf16.json'), JSON.stringify({ train_batch_size: 8, bf16: { enabled: true } }))
+  writeFileSync(at('fp16.json'), JSON.stringify({ train_batch_size: 8, fp16: { enabled: true, loss_scale: 128 } }))
+  const plan = async (...args: readonly string[]) =>
+    (await train(data, '--layers', '4', '--config', at('bf16.json'), '--dry-run', '--json', ...args)).lines[0]!
+  const free = await plan()
+  t.deepEqual(free['precision'], { weights: 'bf16', gradients: 'bf16', accumulation: 'bf16' })
+  const { parameters, optimizer } = free['bytes_by_dtype'] as Record<string, Record<string, number>>
+  t.deepEqual(Object.keys(parameters!), ['bf16'])
+  t.is(optimizer!['fp32'], 6 * parameters!['bf16']!)
+  const kept = await plan('--keep-in-fp32', 'ln_')
+  t.deepEqual(Object.keys((kept['bytes_by_dtype'] as Record<string, object>)['parameters']!), ['bf16', 'fp32'])
+  const limit = (free['bytes'] as number) - 1
+  const limited = await plan('--memory-limit', `${limit}`)
+  t.true((limited['bytes'] as number) <= limit)
+  t.true((limited['recompute'] as { cheap: string[] }).cheap.includes('activation'))
+  const text = await train(
+    data,
+    '--layers',
+    '4',
+    '--config',
+    at('bf16.json'),
+    '--dry-run',
+    '--memory-limit',
+    `${limit}`,
+  )
+  t.regex(text.stdout, /^weights and activations in bf16, gradients made and sent in bf16, added up in bf16$/m)
+  t.regex(text.stdout, /^recomputed in the backward: activation functions/m)
+  t.regex(text.stdout, /^ {2}parameters .*; bf16$/m)
+  const { lines } = await train(data, '--config', at('fp16.json'), '--steps', '2', '--json')
+  t.deepEqual(
+    lines.map(({ loss_scale, skipped }) => [loss_scale, skipped]),
+    [
+      [128, false],
+      [128, false],
+    ],
+  )
 })
 
 test('--profile writes a Chrome trace: every instruction of three steps on each rank, with rates', async (t) => {

@@ -238,9 +238,43 @@ const cases: readonly Case[] = [
   },
   {
     name: 'what is not supported yet',
-    files: config({ train_batch_size: 8, fp16: { enabled: true } }),
+    files: config({ train_batch_size: 8, sparse_gradients: true }),
     args: withConfig,
-    pattern: /fp16\.enabled, .*not supported yet/,
+    pattern: /sparse_gradients, .*not supported yet/,
+  },
+  {
+    name: 'fp16 and bf16 together',
+    files: config({ train_batch_size: 8, fp16: { enabled: true }, bf16: { enabled: true } }),
+    args: withConfig,
+    pattern: /fp16\.enabled and bf16\.enabled, expected at most one of them true, got both/,
+  },
+  {
+    name: 'a memory limit that is no size',
+    args: ['--data', 'text.txt', '--memory-limit', 'much'],
+    pattern: /--memory-limit, expected a size .*got much/,
+  },
+  {
+    name: 'a memory limit that nothing fits into',
+    args: [
+      '--data',
+      'text.txt',
+      '--layers',
+      '1',
+      '--hidden',
+      '16',
+      '--heads',
+      '2',
+      '--seq',
+      '8',
+      '--memory-limit',
+      '1MiB',
+    ],
+    pattern: /memory limit, expected at most 1\.00 MiB on 1 ranks, got a plan of .* too much/,
+  },
+  {
+    name: 'a pattern of modules that matches none',
+    args: ['--data', 'text.txt', '--keep-in-fp32', 'nothing'],
+    pattern: /keepInFp32 \(\/nothing\/\), expected at least one module, got none/,
   },
   // Models
   {

@@ -87,6 +87,60 @@ test.serial('a state without slices is on every rank in ZeRO 2 as well: SGD with
   t.like(told.restarts, [{ source: 'peers', step: 2 }])
 })
 
+/** Of each step, the last time that it was made, what may not differ by a bit. */
+async function scaledSteps(engine: Engine, work: () => Promise<unknown>): Promise<unknown[]> {
+  const made: unknown[] = []
+  const subscription = engine.events$.subscribe((event) => {
+    if (event.type !== 'step') return
+    const { step, loss, grad_norm, lr, skipped, skipped_steps, loss_scale } = event
+    made[step - 1] = { step, loss, grad_norm, lr, skipped, skipped_steps, loss_scale }
+  })
+  await work()
+  subscription.unsubscribe()
+  return made
+}
+
+test.serial(
+  'fp16: the loss scale comes back with the state that it belongs to, also where steps are skipped',
+  async (t) => {
+    const scaled = (stage: Stage, more: Partial<InitializeOptions> = {}): InitializeOptions => {
+      const fp16 = { enabled: true, initial_scale_power: 22, loss_scale_window: 1, hysteresis: 1 }
+      const scheduler = {
+        type: 'WarmupLR',
+        params: { warmup_num_steps: 9, warmup_max_lr: 1e-3, warmup_type: 'linear' },
+      }
+      const config = trainConfig({ train: 12, micro: 2 }, { fp16, scheduler, zero_optimization: { stage } })
+      return options(stage, { config, keepInFp32: /ln_/, ...more })
+    }
+    await using quiet = await initialize(scaled(0, { ranks: 1 }))
+    const expected = await scaledSteps(quiet, () => quiet.train({ steps: 7 }))
+    const kinds = expected.map((event) => ((event as { skipped: boolean }).skipped ? 'O' : 'N')).join('')
+    t.log(kinds)
+    const cases = [
+      { stage: 0, victim: 1, every: 0, source: 'peers', step: 3 },
+      { stage: 1, victim: 3, every: 0, source: 'kept', step: 3 },
+      { stage: 2, victim: 0, every: 2, source: 'checkpoint', step: 2 },
+      { stage: 3, victim: 2, every: 0, source: 'start', step: 0 },
+    ] as const
+    for (const { stage, victim, every, source, step } of cases) {
+      await withFolder(async (folder) => {
+        await using engine = await initialize(scaled(stage, { checkpoints: { folder, every } }))
+        const told = record(engine)
+        const steps = await scaledSteps(engine, async () => {
+          await engine.train({ steps: 3 })
+          await engine.saved()
+          await killWorker(engine, victim)
+          await engine.train({ steps: 7 })
+        })
+        t.like(told.restarts, [{ source, step }])
+        t.deepEqual(steps, expected, source)
+      })
+    }
+    await using struck = await initialize(scaled(0, { chaos: 'kill:rank=1@step=3' }))
+    t.deepEqual(await scaledSteps(struck, () => struck.train({ steps: 7 })), expected)
+  },
+)
+
 test.serial('the end of the data loader costs no state in any stage', async (t) => {
   for (const stage of [0, 3] as const) {
     await using engine = await initialize(options(stage))

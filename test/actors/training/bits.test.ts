@@ -90,6 +90,75 @@ for (const [i, [name, [zero, more]]] of Object.entries(variants).entries()) {
   })
 }
 
+/** Settings of lower precision, each with its own truth: one rank, one thread, ZeRO 0. */
+const halves: Readonly<Record<string, [DeepSpeedConfig, Partial<InitializeOptions>?]>> = {
+  bf16: [{ bf16: { enabled: true } }],
+  fp16: [{ fp16: { enabled: true, initial_scale_power: 21, loss_scale_window: 2, hysteresis: 1 } }],
+  'bf16 with gradients in fp32': [{ bf16: { enabled: true }, communication_data_type: 'fp32' }],
+  'bf16 added up in bf16': [{ bf16: { enabled: true }, data_types: { grad_accum_dtype: 'bf16' } }],
+  'bf16 with norms and one block in fp32': [{ bf16: { enabled: true } }, { keepInFp32: /ln_|h\.1$/ }],
+  'autocast to bf16': [{ torch_autocast: { enabled: true } }],
+}
+const truths = new Map<string, Promise<Curve>>()
+const half = (name: string, more: Partial<InitializeOptions>, zero: DeepSpeedConfig['zero_optimization']) => {
+  const [config, options] = halves[name]!
+  const made = base({ ...options, ...more }, zero)
+  return { ...made, config: { ...(made.config as DeepSpeedConfig), ...config } }
+}
+function halfTruth(name: string): Promise<Curve> {
+  const found = truths.get(name) ?? curve(half(name, {}, { stage: 0 }), steps)
+  truths.set(name, found)
+  return found
+}
+
+for (const name of Object.keys(halves)) {
+  const main = name === 'bf16' || name === 'fp16'
+  for (const [i, stage] of ([0, 1, 2, 3] as const).entries()) {
+    for (const ranks of main ? [1, 2, 4] : [i % 2 === 0 ? 2 : 4]) {
+      const threads = 1 + ((stage + ranks) % 2)
+      test.serial(`${name}: ZeRO ${stage} on ${ranks} ranks of ${threads} threads`, async (t) => {
+        const zero = { stage, stage3_param_persistence_threshold: main ? 200 : 0 }
+        t.deepEqual(await curve(half(name, { ranks, threads }, zero), steps), await halfTruth(name))
+      })
+    }
+  }
+  test.serial(`${name}: recomputation and small buckets change no bit`, async (t) => {
+    const zero = { stage: 2, reduce_bucket_size: 5000, allgather_bucket_size: 5000 } as const
+    const { losses, norms } = await halfTruth(name)
+    t.is(new Set(losses).size, steps)
+    t.true(norms.some((norm) => norm > 0.5))
+    t.deepEqual(await curve(half(name, { ranks: 2, checkpointActivations: true }, zero), steps), { losses, norms })
+  })
+}
+
+test.serial('lower precision differs from fp32, each in its own way; fp16 skips its first steps', async (t) => {
+  const curves = await Promise.all(['bf16', 'fp16', 'bf16 added up in bf16', 'autocast to bf16'].map(halfTruth))
+  const last = [await truth(), ...curves].map(({ losses }) => losses.at(-1))
+  t.is(new Set(last).size, last.length)
+  const { norms } = await halfTruth('fp16')
+  t.is(norms[0], -1)
+  t.true(norms.at(-1)! > 0)
+})
+
+for (const dtype of ['bf16', 'fp16'] as const) {
+  test.serial(`SGD in ${dtype}: the same bits in every stage`, async (t) => {
+    const options = (ranks: number, stage: 0 | 1 | 2 | 3): InitializeOptions => ({
+      ...base({ ranks }),
+      config: trainConfig(
+        { train: 8, micro: 2 },
+        {
+          [dtype]: { enabled: true, ...(dtype === 'fp16' && { loss_scale: 256 }) },
+          optimizer: { type: 'SGD', params: { lr: 0.1, momentum: 0.9, weight_decay: 0.01 } },
+          zero_optimization: { stage, stage3_param_persistence_threshold: 200 },
+        },
+      ),
+    })
+    const first = await curve(options(1, 0), steps)
+    t.true(first.losses.at(-1)! < first.losses[0]!)
+    for (const stage of [0, 1, 2, 3] as const) t.deepEqual(await curve(options(2, stage), steps), first)
+  })
+}
+
 test.serial('SGD with momentum: the same bits in every stage', async (t) => {
   const options = (ranks: number, stage: 0 | 1 | 2 | 3): InitializeOptions => ({
     ...base({ ranks }),

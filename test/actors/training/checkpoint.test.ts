@@ -8,6 +8,7 @@ import type { InitializeOptions } from '../../../actors/engine/prepare.js'
 import { CheckpointError } from '../../../runtime/checkpoint/error.js'
 import { listCheckpoints, readManifest } from '../../../runtime/checkpoint/manifest.js'
 import { SafetensorsFile } from '../../../runtime/checkpoint/safetensors.js'
+import type { DeepSpeedConfig } from '../../../runtime/config/index.js'
 import { modelFromFolder } from '../../../runtime/nn/models/huggingface.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
 import {
@@ -104,6 +105,88 @@ for (const [from, to] of pairs) {
     })
   })
 }
+
+/** fp16 with a scale that overflows, grows and overflows again within ten steps. */
+const halves = {
+  bf16: { bf16: { enabled: true } },
+  fp16: { fp16: { enabled: true, initial_scale_power: 21, loss_scale_window: 2 } },
+} as const
+
+const halfRun = (name: keyof typeof halves, stage: Stage, ranks: number, keepInFp32?: RegExp): InitializeOptions => {
+  const options = run(stage, ranks)
+  const config = { ...(options.config as DeepSpeedConfig), ...halves[name] }
+  return { ...options, config, ...(keepInFp32 && { keepInFp32 }) }
+}
+
+for (const name of ['bf16', 'fp16'] as const) {
+  test.serial(`${name} is resumed bit by bit across stages and ranks, from fp32 masters`, async (t) => {
+    for (const keep of [undefined, /ln_/]) {
+      await using straight = await initialize(halfRun(name, 0, 1, keep))
+      const expected = await curveOf(straight, 10)
+      for (const [from, to] of [
+        [
+          [3, 4],
+          [0, 1],
+        ],
+        [
+          [0, 1],
+          [2, 2],
+        ],
+        [
+          [1, 2],
+          [3, 2],
+        ],
+      ] as const) {
+        await withFolder(async (folder) => {
+          const path = await saveAfterFour(folder, halfRun(name, from[0], from[1], keep))
+          const file = new SafetensorsFile(join(path, 'model.safetensors'))
+          t.true([...file.tensors.values()].every(({ dtype }) => dtype === 'F32'))
+          file.close()
+          await using engine = await initialize(halfRun(name, to[0], to[1], keep))
+          await engine.load(path)
+          t.deepEqual(await curveOf(engine, 10), part(expected, 4))
+        })
+      }
+    }
+  })
+}
+
+test.serial('the loss scaler is saved with its counts, and resumed with them', async (t) => {
+  await withFolder(async (folder) => {
+    const path = await saveAfterFour(folder, halfRun('fp16', 2, 2))
+    const { progress } = readManifest(path)
+    t.is(progress.step, 4)
+    t.true(progress.applied < 4)
+    const { loss_scale: scaler } = progress
+    t.is(scaler!.iteration, 4)
+    t.true(scaler!.scale < 2 ** 21 && scaler!.last_overflow >= 1)
+    await using engine = await initialize(halfRun('fp16', 0, 1))
+    await engine.load(path)
+    const event = await engine.trainBatch()
+    t.is(event.loss_scale, scaler!.scale)
+    t.is(event.skipped_steps, 4 - progress.applied + (event.skipped ? 1 : 0))
+    // A scale that the configuration fixes is not the checkpoint's.
+    const fixed = halfRun('fp16', 0, 1)
+    const config = { ...(fixed.config as DeepSpeedConfig), fp16: { enabled: true, loss_scale: 64 } }
+    await using still = await initialize({ ...fixed, config })
+    await still.load(path)
+    t.is((await still.trainBatch()).loss_scale, 64)
+  })
+})
+
+test.serial('a checkpoint goes on in another dtype from the same masters', async (t) => {
+  await withFolder(async (folder) => {
+    const path = await saveAfterFour(folder, halfRun('bf16', 2, 2))
+    const next = async (options: InitializeOptions): Promise<number> => {
+      await using engine = await initialize(options)
+      await engine.load(path)
+      return (await engine.trainBatch()).loss
+    }
+    const losses = [await next(run(0, 1)), await next(halfRun('bf16', 0, 1)), await next(halfRun('fp16', 0, 1))]
+    t.is(new Set(losses).size, 3)
+    for (const loss of losses) t.true(Math.abs(loss - losses[0]!) < 2e-3)
+  })
+})
 
 test.serial('a run that goes back to its own checkpoint repeats itself', async (t) => {
   await withFolder(async (folder) => {

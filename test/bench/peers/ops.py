@@ -1,7 +1,7 @@
 """Single operations in PyTorch on the CPU. One argument, JSON: op, threads, repetitions and the op's sizes.
 
-adam: one fused AdamW step over `count` parameters. attention, attention_training: causal attention from a packed projection
-[batch, seq, 3 * heads * size] to [batch, seq, heads * size], forward alone or with its backward.
+adam: one fused AdamW step over `count` parameters; adam_copy: then their copy in bf16. attention, attention_training: causal attention from a packed projection
+[batch, seq, 3 * heads * size] to [batch, seq, heads * size], forward alone or with its backward, in `dtype` (f32, bf16).
 Prints one line of JSON for each repetition after two that warm up: {"seconds": s}.
 """
 import json
@@ -12,11 +12,30 @@ import torch
 from torch.nn import functional as F
 
 
+def updating(parameter):
+    parameter.grad = torch.randn_like(parameter)
+    return torch.optim.AdamW([parameter], lr=1e-3, weight_decay=0.1, fused=True).step
+
+
 def adam(count, **_):
+    return updating(torch.randn(count, requires_grad=True))
+
+
+def adam_copy(count, **_):
     parameter = torch.randn(count, requires_grad=True)
-    parameter.grad = torch.randn(count)
-    optimizer = torch.optim.AdamW([parameter], lr=1e-3, weight_decay=0.1, fused=True)
-    return optimizer.step
+    step = updating(parameter)
+    copy = torch.empty(count, dtype=torch.bfloat16)
+
+    def both():
+        step()
+        with torch.no_grad():
+            copy.copy_(parameter)
+
+    return both
+
+
+def noise(dtype, *shape, **options):
+    return torch.randn(*shape, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype], **options)
 
 
 def mixed(qkv, heads):
@@ -25,8 +44,8 @@ def mixed(qkv, heads):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(rows, length, width // 3)
 
 
-def attention(batch, seq, heads, size, **_):
-    qkv = torch.randn(batch, seq, 3 * heads * size)
+def attention(dtype, batch, seq, heads, size, **_):
+    qkv = noise(dtype, batch, seq, 3 * heads * size)
 
     def forward():
         with torch.no_grad():
@@ -35,9 +54,9 @@ def attention(batch, seq, heads, size, **_):
     return forward
 
 
-def attention_training(batch, seq, heads, size, **_):
-    qkv = torch.randn(batch, seq, 3 * heads * size, requires_grad=True)
-    gradient = torch.randn(batch, seq, heads * size)
+def attention_training(dtype, batch, seq, heads, size, **_):
+    qkv = noise(dtype, batch, seq, 3 * heads * size, requires_grad=True)
+    gradient = noise(dtype, batch, seq, heads * size)
 
     def both():
         qkv.grad = None
@@ -48,7 +67,7 @@ def attention_training(batch, seq, heads, size, **_):
 
 def main(request):
     torch.set_num_threads(request["threads"])
-    call = {"adam": adam, "attention": attention, "attention_training": attention_training}[request["op"]](**request)
+    call = {"adam": adam, "adam_copy": adam_copy, "attention": attention, "attention_training": attention_training}[request["op"]](**request)
     for i in range(request["repetitions"] + 2):
         start = time.perf_counter()
         call()

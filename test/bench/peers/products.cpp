@@ -1,4 +1,5 @@
-// The matrix products of a linear layer by a library: `FORM M N K REPETITIONS`, forms as in test/bench/products.ts.
+// The matrix products of a linear layer by a library: `FORM DTYPE M N K REPETITIONS`, forms as in test/bench/products.ts,
+// f32 or, with oneDNN, bf16.
 // Prints one line of JSON for each repetition after one that warms up: {"seconds": s}.
 #include <chrono>
 #include <cstdio>
@@ -17,7 +18,8 @@ static void product(bool ta, bool tb, int m, int n, int k, const float* a, const
 #else
 #include <dnnl.hpp>
 
-static void product(bool ta, bool tb, int m, int n, int k, const float* a, const float* b, float* c) {
+template <class T>
+static void product(bool ta, bool tb, int m, int n, int k, const T* a, const T* b, T* c) {
   using namespace dnnl;
   static engine cpu(engine::kind::cpu, 0);
   static stream queue(cpu);
@@ -25,10 +27,10 @@ static void product(bool ta, bool tb, int m, int n, int k, const float* a, const
   static matmul primitive;
   static bool ready = false;
   if (!ready) {
-    const auto f32 = memory::data_type::f32;
-    left = {{m, k}, f32, ta ? memory::dims{1, m} : memory::dims{k, 1}};
-    right = {{k, n}, f32, tb ? memory::dims{1, k} : memory::dims{n, 1}};
-    result = {{m, n}, f32, memory::dims{n, 1}};
+    const auto type = sizeof(T) == 4 ? memory::data_type::f32 : memory::data_type::bf16;
+    left = {{m, k}, type, ta ? memory::dims{1, m} : memory::dims{k, 1}};
+    right = {{k, n}, type, tb ? memory::dims{1, k} : memory::dims{n, 1}};
+    result = {{m, n}, type, memory::dims{n, 1}};
 #if DNNL_VERSION_MAJOR >= 3
     primitive = matmul(matmul::primitive_desc(cpu, left, right, result));
 #else
@@ -36,36 +38,51 @@ static void product(bool ta, bool tb, int m, int n, int k, const float* a, const
 #endif
     ready = true;
   }
-  primitive.execute(queue, {{DNNL_ARG_SRC, memory(left, cpu, const_cast<float*>(a))},
-                            {DNNL_ARG_WEIGHTS, memory(right, cpu, const_cast<float*>(b))},
+  primitive.execute(queue, {{DNNL_ARG_SRC, memory(left, cpu, const_cast<T*>(a))},
+                            {DNNL_ARG_WEIGHTS, memory(right, cpu, const_cast<T*>(b))},
                             {DNNL_ARG_DST, memory(result, cpu, c)}});
   queue.wait();
 }
 #endif
 
-static std::vector<float> noise(size_t count) {
-  std::vector<float> values(count);
+/// A float, or its upper 16 bits as bf16.
+template <class T>
+static std::vector<T> noise(size_t count) {
+  std::vector<T> values(count);
   unsigned state = 1;
-  for (float& value : values) {
+  for (T& element : values) {
     state = state * 1664525u + 1013904223u;
-    value = static_cast<float>(state) / 2147483648.0f - 1.0f;
+    const float value = static_cast<float>(state) / 2147483648.0f - 1.0f;
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (sizeof(T) == 2) bits >>= 16;
+    std::memcpy(&element, &bits, sizeof element);
   }
   return values;
 }
 
-int main(int argc, char** argv) {
-  if (argc != 6) return std::fprintf(stderr, "products FORM M N K REPETITIONS\n"), 2;
-  const char* form = argv[1];
-  const int M = std::atoi(argv[2]), N = std::atoi(argv[3]), K = std::atoi(argv[4]), repetitions = std::atoi(argv[5]);
-  const bool forward = !std::strcmp(form, "forward"), input = !std::strcmp(form, "input_gradient");
-  // forward: y[M,N] = x[M,K] w[N,K]^T; input gradient: dx[M,K] = dy[M,N] w[N,K]; weight gradient: dw[N,K] = dy[M,N]^T x[M,K].
-  const int m = forward || input ? M : N, n = forward ? N : K, k = forward ? K : input ? N : M;
-  const auto a = noise(size_t(m) * k), b = noise(size_t(k) * n);
-  std::vector<float> c(size_t(m) * n);
+template <class T>
+static void time_product(bool ta, bool tb, int m, int n, int k, int repetitions) {
+  const auto a = noise<T>(size_t(m) * k), b = noise<T>(size_t(k) * n);
+  std::vector<T> c(size_t(m) * n);
   for (int i = 0; i <= repetitions; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    product(!forward && !input, forward, m, n, k, a.data(), b.data(), c.data());
+    product(ta, tb, m, n, k, a.data(), b.data(), c.data());
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
     if (i > 0) std::printf("{\"seconds\": %.9f}\n", taken.count());
   }
+}
+
+int main(int argc, char** argv) {
+  if (argc != 7) return std::fprintf(stderr, "products FORM DTYPE M N K REPETITIONS\n"), 2;
+  const char *form = argv[1], *dtype = argv[2];
+  const int M = std::atoi(argv[3]), N = std::atoi(argv[4]), K = std::atoi(argv[5]), repetitions = std::atoi(argv[6]);
+  const bool forward = !std::strcmp(form, "forward"), input = !std::strcmp(form, "input_gradient");
+  // forward: y[M,N] = x[M,K] w[N,K]^T; input gradient: dx[M,K] = dy[M,N] w[N,K]; weight gradient: dw[N,K] = dy[M,N]^T x[M,K].
+  const int m = forward || input ? M : N, n = forward ? N : K, k = forward ? K : input ? N : M;
+  if (!std::strcmp(dtype, "f32")) return time_product<float>(!forward && !input, forward, m, n, k, repetitions), 0;
+#if defined(PEER_ONEDNN)
+  if (!std::strcmp(dtype, "bf16")) return time_product<unsigned short>(!forward && !input, forward, m, n, k, repetitions), 0;
+#endif
+  return std::fprintf(stderr, "products: dtype %s, expected one that the library has\n", dtype), 2;
 }

@@ -1,6 +1,7 @@
 """Trains a GPT-2 with PyTorch on the CPU, as a peer of `deeptroupe train`: same sizes, tokens, order and optimizer.
 
-One argument, JSON: tokens (file of uint16), layers, hidden, heads, vocab, seq, batch, steps, threads, compile.
+One argument, JSON: tokens (file of uint16), layers, hidden, heads, vocab, seq, batch, steps, threads, compile, precision:
+fp32; bf16 (the model in bf16, AdamW on fp32 masters, as DeepSpeed's bf16 does); autocast (fp32 weights, bf16 inside ops).
 Prints one line of JSON for each step: {"step", "loss", "seconds"}.
 """
 import json
@@ -62,7 +63,7 @@ class GPT2(nn.Module):
         for block in self.h:
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def main(request):
@@ -71,16 +72,30 @@ def main(request):
     seq, batch = request["seq"], request["batch"]
     tokens = torch.frombuffer(open(request["tokens"], "rb").read(), dtype=torch.uint16).long()
     model = GPT2(*(request[key] for key in ("layers", "hidden", "heads", "vocab", "seq")))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    precision = request["precision"]
+    updated = parameters = list(model.parameters())
+    if precision == "bf16":
+        updated = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+        model.bfloat16()
+        parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(updated, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if request["compile"] else model
     for step in range(request["steps"]):
         start = time.perf_counter()
         first = step * batch * seq
         window = tokens[first : first + batch * seq + 1]
-        loss = run(window[:-1].view(batch, seq), window[1:].view(batch, seq))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+            loss = run(window[:-1].view(batch, seq), window[1:].view(batch, seq))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if precision == "bf16":
+            for master, parameter in zip(updated, parameters):
+                master.grad = parameter.grad.float()
+                parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(updated, 1.0)
         optimizer.step()
+        if precision == "bf16":
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, updated)
         optimizer.zero_grad()
         value = loss.item()
         print(json.dumps({"step": step + 1, "loss": value, "seconds": time.perf_counter() - start}), flush=True)

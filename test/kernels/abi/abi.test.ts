@@ -29,7 +29,7 @@ const operand = fc.option(fc.nat(20))
 const instruction = fc.constantFrom(...ops).chain((op) => {
   const values = Object.entries(op.attributes).map(([name, kind]) => {
     const value: fc.Arbitrary<AttributeValue> =
-      kind === 'ints' ? fc.array(int, { maxLength: 5 }) : kind === 'int' ? int : fc.double()
+      kind === 'ints' ? fc.array(int, { maxLength: 5 }) : kind === 'float' ? fc.double() : int
     return [name, value] as const
   })
   return fc.record({

@@ -50,6 +50,14 @@ test('an almost empty configuration has the documented defaults and no notices',
       maxLiveParameters: 1e9,
       maxReuseDistance: 1e9,
     },
+    precision: {
+      dtype: 'f32',
+      gradients: 'f32',
+      accumulation: 'f32',
+      lossScale: { dynamic: false, initial: 1, window: 1, hysteresis: 1, consecutiveHysteresis: false, min: 1 },
+      skipsOverflow: false,
+      autocast: null,
+    },
     stepsPerPrint: null,
     wallClockBreakdown: false,
     notices: [],
@@ -288,11 +296,6 @@ test('keys whose own meaning has an "auto" keep it', (t) => {
 })
 
 const unsupported: [path: string, value: unknown][] = [
-  ['fp16.enabled', true],
-  ['bf16.enabled', true],
-  ['amp', { enabled: true }],
-  ['torch_autocast.enabled', true],
-  ['data_types.grad_accum_dtype', 'bf16'],
   ['zero_optimization.offload_optimizer.device', 'cpu'],
   ['zero_optimization.offload_param.device', 'nvme'],
   ['zero_optimization.zero_quantized_weights', true],
@@ -303,7 +306,6 @@ const unsupported: [path: string, value: unknown][] = [
   ['prescale_gradients', true],
   ['gradient_predivide_factor', 2],
   ['gradient_allreduce_op', 'sum'],
-  ['communication_data_type', 'fp16'],
   ['managed_gradient_accumulation', false],
   ['dataloader_drop_last', true],
   ['sequence_parallel_size', 2],
@@ -434,13 +436,11 @@ test('a full configuration: what is not supported is told by key, the rest resol
   }
   t.deepEqual(
     failure(full).problems.map(({ code, key }) => [code, key]),
-    [
-      ['CONFIG_UNSUPPORTED', 'bf16.enabled'],
-      ['CONFIG_UNSUPPORTED', 'zero_optimization.offload_optimizer.device'],
-    ],
+    [['CONFIG_UNSUPPORTED', 'zero_optimization.offload_optimizer.device']],
   )
   const zero = { ...(full.zero_optimization as Raw), offload_optimizer: { device: 'none' } }
-  const config = resolve({ ...full, bf16: { enabled: false }, zero_optimization: zero })
+  const config = resolve({ ...full, zero_optimization: zero })
+  t.is(config.precision.dtype, 'bf16')
   t.deepEqual(config.batch, { train: 64, micro: 4, accumulation: 8, world: 2 })
   t.like(config.optimizer, { lr: 2e-5, betas: [0.9, 0.95], weightDecay: 0.1 })
   t.is(config.zero.stage, 3)
@@ -469,7 +469,7 @@ test('all problems of a file come in one error, the first five in words', (t) =>
     a1: 0,
     b2: 0,
     zero_optimization: { stage: 9 },
-    fp16: { enabled: true },
+    sparse_gradients: true,
     gradient_clipping: 'x',
     dump_state: 2,
   })

@@ -4,8 +4,18 @@ import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
 import { cpuFusions } from '../../../kernels/cpu/fusions.js'
 import { dtypeBytes } from '../../../kernels/ops/definition.js'
 import { opNamed } from '../../../kernels/ops/index.js'
-import { type Compilation, type CompileOptions, compile } from '../../../runtime/graph/compile.js'
+import { verifyProgram } from '../../../native/verify.js'
+import {
+  type Compilation,
+  type CompileOptions,
+  compile,
+  fullPrecision,
+  type Precision,
+  type Recompute,
+} from '../../../runtime/graph/compile.js'
 import { fragmentsOf } from '../../../runtime/graph/partition/layout.js'
+import { cheapOps } from '../../../runtime/graph/passes/recompute.js'
+import { crossEntropy } from '../../../runtime/nn/functional.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
 
@@ -21,8 +31,22 @@ const model = () =>
     attn_pdrop: 0.1,
   })
 
+const precisions: Readonly<Record<string, Partial<Precision>>> = {
+  f32: {},
+  bf16: { dtype: 'bf16', gradients: 'bf16' },
+  'f16 with f32 gradients': { dtype: 'f16' },
+  'bf16 accumulation': { dtype: 'bf16', gradients: 'bf16', accumulation: 'bf16' },
+  'bf16 with norms in f32': { dtype: 'bf16', gradients: 'bf16', keeps: (path) => /ln_/.test(path) },
+}
+
 function compiled(
-  options: Partial<CompileOptions> & { accumulation?: number; checkpointActivations?: boolean } = {},
+  options: Partial<CompileOptions> & {
+    accumulation?: number
+    checkpointActivations?: boolean
+    recompute?: Recompute
+    lossScaling?: boolean
+    optimizer?: 'adam' | 'sgd'
+  } = {},
 ): Compilation {
   const gpt = options.model ?? model()
   return compile({
@@ -38,15 +62,17 @@ function compiled(
     fusions: cpuFusions,
     training: {
       optimizer: {
-        kind: 'adam',
-        attributes: { decoupled: 1, epsilon: 1e-8 },
+        kind: options.optimizer ?? 'adam',
+        attributes:
+          options.optimizer === 'sgd' ? { momentum: 0, dampening: 0, nesterov: 0 } : { decoupled: 1, epsilon: 1e-8 },
         groups: [{ names: namedParameters(gpt).map(({ name }) => name), weightDecay: 0.1 }],
       },
       accumulation: options.accumulation ?? 1,
       clipping: 1,
       reduceBucketSize: 40_000,
       allgatherBucketSize: 40_000,
-      checkpointActivations: options.checkpointActivations ?? false,
+      recompute: options.recompute ?? { cheap: [], blocks: options.checkpointActivations ? 3 : 0 },
+      lossScaling: options.lossScaling ?? false,
     },
     environment: {},
     ...options,
@@ -139,6 +165,129 @@ for (const ranks of [1, 2, 3]) {
     }
   }
 }
+
+for (const [name, given] of Object.entries(precisions).slice(1)) {
+  for (const optimizer of ['adam', 'sgd'] as const) {
+    test(`${name}, ${optimizer}: no operand is read before it is written, in all stages`, (t) => {
+      const precision = { ...fullPrecision, ...given }
+      for (const ranks of [1, 2, 3]) {
+        for (const stage of [0, 1, 2, 3] as const) {
+          for (const recompute of [
+            { cheap: [], blocks: 0 },
+            { cheap: cheapOps, blocks: 1 },
+          ]) {
+            const lossScaling = precision.dtype === 'f16'
+            const options = { ranks, stage, precision, accumulation: 3, recompute, lossScaling, optimizer }
+            const { programs, plan } = compiled({ ...options, persistenceThreshold: stage === 3 ? 50 : 0 })
+            const fixed: Record<string, number> = {}
+            for (const { arena, byteOffset, bytes } of plan.fixed.values()) {
+              fixed[arena] = Math.max(fixed[arena] ?? 0, byteOffset + bytes)
+            }
+            for (const { program, bytes } of Object.values(programs)) {
+              t.deepEqual(lateReads(program, fixed), [])
+              t.deepEqual(decodeProgram(bytes), JSON.parse(JSON.stringify(program)))
+              verifyProgram(program, { rank: ranks - 1, ranks, threads: 1 })
+            }
+          }
+        }
+      }
+    })
+  }
+}
+
+test('16-bit weights: half the bytes, f32 masters in the shard, accumulators as asked', (t) => {
+  const ranks = 4
+  for (const stage of [0, 1, 2, 3] as const) {
+    const sizes = (name: string): Record<string, number> => {
+      const precision = { ...fullPrecision, ...precisions[name] }
+      const { plan, layout } = compiled({ ranks, stage, precision, accumulation: 2 })
+      const unit = layout.length
+      return Object.fromEntries(
+        (['parameters', 'gradients', 'optimizer'] as const).map((arena) => [arena, plan.arenas[arena] / unit]),
+      )
+    }
+    const [whole, slice] = [1, 1 / ranks]
+    const share = (from: number): number => (stage >= from ? slice : whole)
+    t.deepEqual(sizes('f32'), { parameters: 4 * share(3), gradients: 4 * share(2), optimizer: 8 * share(1) })
+    t.deepEqual(sizes('bf16'), { parameters: 2 * share(3), gradients: 4 * share(2), optimizer: 12 * share(1) })
+    t.deepEqual(sizes('bf16 accumulation'), {
+      parameters: 2 * share(3),
+      gradients: 2 * share(2),
+      optimizer: 12 * share(1),
+    })
+  }
+})
+
+test('in 16 bits what crosses between ranks is 16 bits; f32 stays where it must', (t) => {
+  const precision = { ...fullPrecision, ...precisions['bf16'] }
+  const { programs } = compiled({ ranks: 2, stage: 3, precision, accumulation: 2 })
+  const { program } = programs.last!
+  const dtypesOf = (op: string, side: 'inputs' | 'outputs', position: number): Set<string | undefined> =>
+    new Set(
+      program.instructions
+        .filter((instruction) => instruction.op === op)
+        .map((instruction) => program.tensors[instruction[side][position]!]?.dtype),
+    )
+  t.deepEqual(dtypesOf('all_gather', 'outputs', 0), new Set(['bf16', 'f64']))
+  t.deepEqual(dtypesOf('reduce_scatter', 'inputs', 0), new Set(['bf16']))
+  t.deepEqual(dtypesOf('reduce_scatter', 'outputs', 0), new Set(['f32']))
+  t.deepEqual(dtypesOf('linear', 'inputs', 1), new Set(['bf16']))
+  t.deepEqual(dtypesOf('layer_norm', 'outputs', 1), new Set(['f32']))
+  t.deepEqual(dtypesOf('linear_cross_entropy_gradients', 'outputs', 0), new Set(['f32']))
+  // The rows of a table are added up in f32, then rounded once.
+  t.deepEqual(dtypesOf('embedding_backward', 'outputs', 0), new Set(['f32']))
+  t.deepEqual(dtypesOf('adam', 'inputs', 0), new Set(['f32']))
+  t.deepEqual(dtypesOf('adam', 'outputs', 3), new Set(['bf16']))
+})
+
+test('a loss of the user computes in f32 on 16-bit logits', (t) => {
+  const precision = { ...fullPrecision, ...precisions['bf16'] }
+  const loss: NonNullable<CompileOptions['loss']> = (logits, targets) =>
+    crossEntropy(logits.scale(0.5), targets).scale(2)
+  const { programs } = compiled({ ranks: 1, precision, loss })
+  const { program } = programs.only!
+  const scales = program.instructions.filter(({ op, debug }) => op === 'scale' && debug.phase === 'forward')
+  // The two above, and the compiler's own.
+  t.is(scales.length, 3)
+  for (const { inputs, outputs } of scales) {
+    t.is(program.tensors[inputs[0]!]!.dtype, 'f32')
+    t.is(program.tensors[outputs[0]!]!.dtype, 'f32')
+  }
+  const dlogits = program.instructions.find(({ op }) => op === 'cross_entropy_backward')
+  t.is(program.tensors[dlogits!.outputs[0]!]!.dtype, 'f32')
+  const [head] = program.instructions.filter(
+    ({ op, debug }) => op === 'linear_weight_gradient' && debug.module === 'lm_head',
+  )
+  t.is(program.tensors[head!.inputs[1]!]!.dtype, 'bf16')
+})
+
+test('modules kept in f32 keep their parameters, in units of their own, and compute in f32', (t) => {
+  const precision = { ...fullPrecision, ...precisions['bf16 with norms in f32'] }
+  const { programs, layout } = compiled({ ranks: 2, stage: 2, precision })
+  for (const { name, unit } of layout.parameters) t.is(unit.dtype, name.includes('ln_') ? 'f32' : 'bf16', name)
+  const { program } = programs.only!
+  for (const { op, inputs } of program.instructions) {
+    if (op === 'layer_norm') t.is(program.tensors[inputs[0]!]!.dtype, 'f32')
+    if (op === 'linear' || op === 'attention') t.is(program.tensors[inputs[0]!]!.dtype, 'bf16')
+  }
+})
+
+test('recomputing costs instructions and saves activations, more with each step', (t) => {
+  const steps: Recompute[] = [
+    { cheap: [], blocks: 0 },
+    { cheap: ['activation'], blocks: 0 },
+    { cheap: cheapOps, blocks: 0 },
+    { cheap: cheapOps, blocks: 2 },
+  ]
+  const sizes = steps.map((recompute) => {
+    const { plan, programs } = compiled({ ranks: 1, recompute })
+    return [plan.arenas.activations, programs.only!.program.instructions.length] as const
+  })
+  for (let i = 1; i < sizes.length; i++) {
+    t.true(sizes[i]![0] < sizes[i - 1]![0], `${sizes[i]![0]} bytes after ${sizes[i - 1]![0]}`)
+    t.true(sizes[i]![1] > sizes[i - 1]![1])
+  }
+})
 
 test('bytes by category fall with the stage', (t) => {
   const ranks = 4
