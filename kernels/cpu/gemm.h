@@ -275,11 +275,14 @@ struct Rows {
 struct Finish {
   void (*apply)(const void* context, float* sums, const Tile& tile) = nullptr;
   const void* context = nullptr;
+  /// Bytes of a matrix of C's layout that it reads or writes, to be fetched while the tile is multiplied.
+  const char* operand = nullptr;
+  int64_t row_bytes = 0, element_bytes = 0;
 };
 
-/// f(value, row, column, lanes) for each vector of the tile. The Finish holds f's address.
-template <class F>
-DT_INLINE Finish finish_with(const F& f) {
+/// f(value, row, column, lanes) for each vector of the tile; `operand`, rows of n elements, is fetched ahead. The Finish holds f's address.
+template <class F, class T = float>
+DT_INLINE Finish finish_with(const F& f, const T* operand = nullptr, int64_t n = 0) {
   const auto apply = [](const void* context, float* sums, const Tile& tile) {
     const F& f = *static_cast<const F*>(context);
     for (int64_t r = 0; r < tile.rows; ++r)
@@ -288,7 +291,7 @@ DT_INLINE Finish finish_with(const F& f) {
         store(at, f(load(at), tile.row + r, tile.column + s, lanes_left(tile.columns - s)));
       }
   };
-  return {apply, &f};
+  return {apply, &f, reinterpret_cast<const char*>(operand), n * static_cast<int64_t>(sizeof(T)), sizeof(T)};
 }
 
 /// One register tile of C = finish(before + A B). A is given at the tile's first row, B at its first column.
@@ -299,6 +302,14 @@ DT_INLINE void multiply_add(Tile tile, const float* a, const float* b, int64_t b
   for (int64_t r = 0; r < tile.rows; ++r) {
     __builtin_prefetch(to + r * c.stride, 1);
     __builtin_prefetch(to + r * c.stride + tile.columns - 1, 1);
+    if (before.data) {
+      __builtin_prefetch(before.at(tile.row + r, tile.column));
+      __builtin_prefetch(before.at(tile.row + r, tile.column + tile.columns - 1));
+    }
+    if (!finish.operand) continue;
+    const char* const operand = finish.operand + (tile.row + r) * finish.row_bytes + tile.column * finish.element_bytes;
+    __builtin_prefetch(operand);
+    __builtin_prefetch(operand + tile.columns * finish.element_bytes - 1);
   }
   if (!finish.apply && tile.rows == MR && tile.columns == NR && (!before.data || std::is_same_v<B, float>)) {
     const float* old = nullptr;

@@ -74,7 +74,7 @@ void linear_input_gradient_activation(const Call& call) {
     const auto finish = [=](vf value, int64_t row, int64_t column, int lanes) {
       return value * activate_gradient<kind.value>(load_part(pre + row * k + column, lanes));
     };
-    gemm<T, T>(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, finish_with(finish));
+    gemm<T, T>(call, m, k, n, rows_of(dy, n), w, dpre, k, nullptr, finish_with(finish, pre, k));
   });
 }
 
@@ -112,7 +112,7 @@ void linear_activation(const Call& call) {
       if (pre) store_part(pre + row * n + column, value, lanes);
       return activate<kind.value>(value);
     };
-    gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, nullptr, finish_with(finish));
+    gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, nullptr, finish_with(finish, pre, n));
   });
 }
 
