@@ -38,8 +38,9 @@ const turnsPerGo = 256
 const msPerGo = 4
 /** Handlers between two looks at the clock, while they are fast. */
 const mostUnwatched = 16
-/** Dead letters that are told with their content in one turn of the event loop. */
+/** Dead letters that are told with their content within so many milliseconds. */
 const mostMourned = 64
+const mournMs = 100
 /** Credits of one receiver on loan. */
 const mostLent = 64
 
@@ -97,8 +98,9 @@ export class Host implements CellHost, Inbox {
   private direct = false
   private directTo: Address | null = null
   private directCell: Cell | undefined
-  /** Dead letters in this turn of the event loop, and by actor those of them that were not told. */
+  /** Dead letters of late, and by actor those of them that were not told. */
   private mourned = 0
+  private mournedSince = 0
   private readonly unmourned = new Map<string, { count: number; readonly cause: Cause | null }>()
   private closed: ActorError | null = null
   private time: number | null = null
@@ -381,8 +383,12 @@ export class Host implements CellHost, Inbox {
       this.refuse(letter.ask, deadActor('ask', letter.to.path, cause))
       return
     }
-    if (this.mourned === 0) this.clock.later(this.mourn)
+    if (this.now - this.mournedSince >= mournMs) {
+      this.mournedSince = this.now
+      this.mourned = 0
+    }
     if (this.mourned++ >= mostMourned) {
+      if (this.unmourned.size === 0) this.clock.later(this.mourn)
       const others = this.unmourned.get(letter.to.path)
       if (others) others.count++
       else this.unmourned.set(letter.to.path, { count: 1, cause: cause ?? null })
@@ -406,9 +412,8 @@ export class Host implements CellHost, Inbox {
     }
   }
 
-  /** Dead letters that were too many for one turn are told as a count. */
+  /** Dead letters that were too many are told as a count. */
   private readonly mourn = (): void => {
-    this.mourned = 0
     if (!this.closed) this.tellCounts()
   }
 

@@ -189,6 +189,8 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
     await Promise.all((await Promise.all(some)).map((ref) => ref.stop()))
   }
   const offering = from.ask({ type: 'offer', ms: seconds * 1000, manner }, { deadline: seconds * 1000 + 30_000 })
+  // Whatever else goes wrong is told first.
+  offering.catch(() => {})
   const began = performance.now()
   for (;;) {
     const elapsed = (performance.now() - began) / 1000
