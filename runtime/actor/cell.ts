@@ -92,6 +92,7 @@ export class Cell implements ContextCell, StreamOwner {
   private type = ''
   private handler: Handler | null = null
   private cancelled = false
+  private overflowing: Cause | null = null
   private cause: Cause | undefined
   private behaviour: ErasedBehaviour | null = null
   private state: unknown
@@ -265,14 +266,22 @@ export class Cell implements ContextCell, StreamOwner {
   /** Makes room for a letter that came without a credit. */
   private dropOldest(): void {
     const letter = this.letters.shift()!
-    const { path } = this.address
-    const { capacity } = this
-    const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
-    const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
     if (letter.ask) {
       this.giveBack(letter)
-      this.host.refuse(letter.ask, error)
-    } else this.host.undeliverable(letter, { kind: 'exception', message, error })
+      this.host.refuse(letter.ask, this.pushedOut.error!)
+    } else this.host.undeliverable(letter, this.pushedOut)
+  }
+
+  /** Why a letter gave way to a newer one; the same for all. */
+  private get pushedOut(): Cause {
+    if (!this.overflowing) {
+      const { path } = this.address
+      const { capacity } = this
+      const message = `send: ${path}, expected room in its mailbox of ${capacity}, got a newer message in place of this one`
+      const error = new ActorError('MAILBOX_FULL', message, { to: path, capacity })
+      this.overflowing = { kind: 'exception', message, error }
+    }
+    return this.overflowing
   }
 
   /** Answers when the mailbox has room, or is closed. */

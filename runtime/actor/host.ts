@@ -38,6 +38,9 @@ const turnsPerGo = 256
 const msPerGo = 4
 /** Handlers between two looks at the clock, while they are fast. */
 const mostUnwatched = 16
+/** Dead letters that are told with their content within so many milliseconds. */
+const mostMourned = 64
+const mournMs = 100
 /** Credits of one receiver on loan. */
 const mostLent = 64
 
@@ -95,6 +98,10 @@ export class Host implements CellHost, Inbox {
   private direct = false
   private directTo: Address | null = null
   private directCell: Cell | undefined
+  /** Dead letters of late, and by actor those of them that were not told. */
+  private mourned = 0
+  private mournedSince = 0
+  private readonly unmourned = new Map<string, { count: number; readonly cause: Cause | null }>()
   private closed: ActorError | null = null
   private time: number | null = null
 
@@ -376,6 +383,17 @@ export class Host implements CellHost, Inbox {
       this.refuse(letter.ask, deadActor('ask', letter.to.path, cause))
       return
     }
+    if (this.now - this.mournedSince >= mournMs) {
+      this.mournedSince = this.now
+      this.mourned = 0
+    }
+    if (this.mourned++ >= mostMourned) {
+      if (this.unmourned.size === 0) this.clock.later(this.mourn)
+      const others = this.unmourned.get(letter.to.path)
+      if (others) others.count++
+      else this.unmourned.set(letter.to.path, { count: 1, cause: cause ?? null })
+      return
+    }
     const event = (message: UserMessage): Report => ({
       kind: 'event',
       event: {
@@ -394,7 +412,20 @@ export class Host implements CellHost, Inbox {
     }
   }
 
+  /** Dead letters that were too many are told as a count. */
+  private readonly mourn = (): void => {
+    if (!this.closed) this.tellCounts()
+  }
+
+  private tellCounts(): void {
+    for (const [actor, { count, cause }] of this.unmourned)
+      this.report({ kind: 'event', event: { type: 'dead-letter', actor, sender: null, count, cause } })
+    this.unmourned.clear()
+  }
+
   over(cell: Cell): void {
+    // Before it is known to be over, for the system may stop then.
+    if (this.unmourned.size > 0) this.tellCounts()
     if (this.cells.get(cell.address.id) === cell) this.cells.delete(cell.address.id)
   }
 

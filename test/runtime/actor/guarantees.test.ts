@@ -167,6 +167,32 @@ test('An accepted message is lost only if the life of its receiver ends first, a
   t.is(of('dead-letter')[1]?.cause?.kind, 'stopped')
 })
 
+test('Of many dead letters at once some come with their message, and the rest as a count', async (t) => {
+  const { system, of } = await start(t, 1)
+  const mailbox = { capacity: 10, overflow: 'drop-oldest' } as const
+  const ref = await system.spawn(counter, { start: 0 }, { name: 'c', worker: 'main', mailbox })
+  for (let n = 0; n < 1000; n++) t.true(ref.tell({ type: 'add', amount: n }))
+  await system.settle()
+  const letters = of('dead-letter')
+  const told = letters.filter(({ message }) => message !== undefined)
+  t.deepEqual(
+    told.map(({ message }) => message),
+    Array.from({ length: 64 }, (_, amount) => ({ type: 'add', amount })),
+  )
+  const [rest, ...none] = letters.filter(({ message }) => message === undefined)
+  t.like(rest, { actor: 'c', sender: null, count: 990 - 64, cause: { kind: 'exception' } })
+  t.deepEqual(none, [])
+  t.is((await system.inspect()).deadLetters, 990)
+  t.is(await ref.ask({ type: 'get' }), 9945)
+  const waiting = await system.spawn(counter, { start: 0 }, { name: 'waiting', worker: 'main' })
+  for (let n = 0; n < 500; n++) t.true(waiting.tell({ type: 'add', amount: n }))
+  await system.stop()
+  t.is(
+    of('dead-letter').reduce((sum, { actor, count }) => sum + (actor === 'waiting' ? count : 0), 0),
+    500,
+  )
+})
+
 test('A message lost with a worker is counted in a dead letter', async (t) => {
   const { system, of } = await start(t, 1)
   const ref = await system.spawn(counter, { start: 0 }, { name: 'c', worker: 0, maxRestarts: 0 })
