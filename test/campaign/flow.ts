@@ -3,6 +3,7 @@
 // (views, stops, notices of ended lives) is answered at the consumer's worker within 10 ms while no handler runs longer than 5 ms.
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  ActorError,
   type ActorRef,
   ActorSystem,
   type ActorView,
@@ -204,12 +205,22 @@ export async function flow(manner: Manner, seconds: number): Promise<Flow> {
     await sleep(seconds < warmUp ? 10 : 400)
   }
   const { taken, refused } = await offering
-  // Whatever were asked sooner might be pushed out itself.
-  const waiting = async () => (await system.inspect()).actors.find(({ path }) => path === 'consumer')?.mailbox.depth
-  while ((await waiting()) !== 0) await sleep(20)
-  const { handled, long } = await to.ask({ type: 'handled' })
-  // Dead letters may still be on their way.
-  for (let looks = 0; handled + lost < taken && looks < 100; looks++) await sleep(50)
+  /** Newer messages that are still on their way may push this one out. */
+  const report = async (): ReturnType<typeof to.ask<'handled'>> => {
+    for (;;) {
+      try {
+        return await to.ask({ type: 'handled' })
+      } catch (error) {
+        if (!(error instanceof ActorError && error.code === 'MAILBOX_FULL')) throw error
+        await sleep(20)
+      }
+    }
+  }
+  let { handled, long } = await report()
+  for (let looks = 0; handled + lost < taken && looks < 200; looks++) {
+    await sleep(50)
+    ;({ handled, long } = await report())
+  }
   if (handled + lost !== taken)
     throw new Error(`flow: handled and lost, expected all ${taken} that were taken, got ${handled} and ${lost}`)
   if (deepest > capacity) throw new Error(`flow: messages waiting, expected at most ${capacity}, got ${deepest}`)
