@@ -29,6 +29,7 @@ export type ThreadWord =
 const batch = 256
 /** Letters written before the receiver is told. */
 const unpublishedLetters = 64
+/** Of {@link Spin}: work that comes within this many milliseconds comes fast, so long is looked for it, and so many tries are left out at most. */
 const soonMs = 0.05
 const spinMs = 0.02
 const mostSkips = 16
