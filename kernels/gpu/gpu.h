@@ -1,0 +1,124 @@
+// The few names that CUDA and HIP spell differently, the arithmetic of 16-bit numbers, and how a kernel is launched.
+// Both are compiled without contraction: a fused multiply-add happens only where `fmaf` is written.
+#pragma once
+
+#if defined(__HIP__)
+#include <hip/hip_bf16.h>
+#include <hip/hip_fp16.h>
+#include <hip/hip_runtime.h>
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace deeptroupe::gpu {
+
+#if defined(__HIP__)
+using Stream = hipStream_t;
+using Status = hipError_t;
+using bf16 = __hip_bfloat16;
+inline constexpr Status success = hipSuccess;
+inline const char* status_text(Status status) { return hipGetErrorString(status); }
+inline Status last_status() { return hipGetLastError(); }
+#else
+using Stream = cudaStream_t;
+using Status = cudaError_t;
+using bf16 = __nv_bfloat16;
+inline constexpr Status success = cudaSuccess;
+inline const char* status_text(Status status) { return cudaGetErrorString(status); }
+inline Status last_status() { return cudaGetLastError(); }
+#endif
+using f16 = __half;
+
+/// Lanes that exchange values by shuffles: the width of a warp on NVIDIA; on AMD half or all of a wavefront.
+inline constexpr int warp = 32;
+
+/// The device, its driver or a library refused something.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+inline void check(Status status, const char* what) {
+  if (status != success) throw Error(std::string("gpu: ") + what + ", expected success, got " + status_text(status));
+}
+
+/// Launches and checks the launch. More than 48 KiB of `shared` need `allow_shared` once per kernel and device.
+template <class... P, class... A>
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, Stream stream, A... arguments) {
+  kernel<<<grid, block, shared, stream>>>(static_cast<P>(arguments)...);
+  check(last_status(), "launch of a kernel");
+}
+
+inline void allow_shared(const void* kernel, size_t bytes) {
+#if defined(__HIP__)
+  (void)kernel, (void)bytes;
+#else
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "shared memory of a kernel");
+#endif
+}
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(double x) { return static_cast<float>(x); }
+__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(f16 x) { return __half2float(x); }
+
+/// Rounds once, to nearest even.
+template <class T>
+__device__ inline T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline double from_float<double>(float x) {
+  return x;
+}
+template <>
+__device__ inline bf16 from_float<bf16>(float x) {
+  return __float2bfloat16(x);
+}
+template <>
+__device__ inline f16 from_float<f16>(float x) {
+  return __float2half(x);
+}
+
+/// `N` neighbours, loaded and stored at once: N * sizeof(T) is at most 16 and the address a multiple of it.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  T at[N];
+};
+
+template <class T>
+__device__ inline T shuffle_xor(T value, int lane_mask) {
+#if defined(__HIP__)
+  return __shfl_xor(value, lane_mask, warp);
+#else
+  return __shfl_xor_sync(0xffffffffu, value, lane_mask, warp);
+#endif
+}
+
+/// In every lane the sum of all lanes of the warp, always added in the same order.
+template <class T>
+__device__ inline T warp_sum(T value) {
+#pragma unroll
+  for (int mask = warp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+template <class T>
+__device__ inline T warp_max(T value) {
+#pragma unroll
+  for (int mask = warp / 2; mask > 0; mask /= 2) {
+    const T other = shuffle_xor(value, mask);
+    value = value > other ? value : other;
+  }
+  return value;
+}
+
+}  // namespace deeptroupe::gpu
