@@ -5,8 +5,6 @@ import { expectKind } from './activation.js'
 import {
   type Attributes,
   byteLength,
-  type DType,
-  dtypeBytes,
   elements,
   expectDtype,
   expectFloat,
@@ -42,15 +40,6 @@ function productCost(inputs: readonly (TensorType | null)[], outputs: readonly T
   return { flops: 2 * mnk, bytes }
 }
 
-/**
- * Bytes of scratch for one packed matrix product with a result of `dtype`: panels of 2 x 384 x 1,536 steps for all threads together, a
- * block of 96 rows of 400 for each, and f32 sums for a result of 16 bits (`packing_bytes` of kernels/cpu/gemm.h).
- */
-export function packing(threads: number, dtype: DType): number {
-  const sums = dtypeBytes[dtype] === 2 ? Math.max(threads * 96 * 1536, 960 * 768) : 0
-  return 4 * (2 * 384 * 1536 + threads * 96 * 400 + sums)
-}
-
 /** A vector over the output features. */
 const biasOf = (y: TensorType): TensorType => ({ shape: [lastDim(y.shape)], dtype: y.dtype })
 
@@ -80,7 +69,6 @@ export const linear: OpDefinition = {
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
   inPlace: [[3, 0]],
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dx = dy W^T. */
@@ -95,7 +83,6 @@ export const linearInputGradient: OpDefinition = {
     product('linear_input_gradient', inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 }),
   ],
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dW = dy^T x (in the layout of `transposed`), over all rows, in fixed blocks of rows; with `wide` 1 it is f32 whatever x is. */
@@ -118,7 +105,6 @@ export const linearWeightGradient: OpDefinition = {
     return [{ shape: int(attributes, 'transposed') ? [k, n] : [n, k], dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(inputs[1]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** pre = x W (+ bias); y = f(pre as stored), in one pass over the product: what `linear` and `activation` give. */
@@ -136,7 +122,6 @@ export const linearActivation: OpDefinition = {
     return [y, y]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. */
@@ -155,7 +140,6 @@ export const linearInputGradientActivation: OpDefinition = {
     return [dpre]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 export const linears = [

@@ -5,7 +5,6 @@ import {
   lastDim,
   type OpDefinition,
   required,
-  rowsOf,
   statistic,
   streamCost,
   type TensorType,
@@ -76,10 +75,6 @@ export const layerNormBackward: OpDefinition = {
     [0, 0],
     [5, 0],
   ],
-  workspace: (inputs) => {
-    const shape = inputs[0]!.shape
-    return Math.ceil(rowsOf(shape) / 64) * lastDim(shape) * 2 * 4
-  },
 }
 
 export const norms = [layerNorm, layerNormBackward]

@@ -1,5 +1,7 @@
 // Fusion: pairs of nodes become the fused forms that a backend lists. Every form computes the same values as the nodes that it
 // replaces, with fewer passes over memory; each is a pass of its own, found by use counts and rewritten in one walk.
+
+import type { Backend } from '../../../kernels/ops/backend.js'
 import { int, lastDim, option, rowsOf } from '../../../kernels/ops/definition.js'
 import type { FusionName } from '../../../kernels/ops/fusion.js'
 import type { Graph, Node, Value } from '../ir.js'
@@ -117,12 +119,8 @@ function addInto(op: string, output: number, slot: number): (graph: Graph) => Gr
   }
 }
 
-/** Rows of logits that exist at a time: 64 MiB of them, a multiple of 128, at least 128. */
-const logitRows = (rows: number, classes: number): number =>
-  Math.min(rows, Math.max(128, Math.floor((64 << 20) / 4 / classes / 128) * 128))
-
 /** The head: linear, cross_entropy and, in a training graph, their backward become one op over chunks of rows. */
-function linearCrossEntropy(graph: Graph): Graph {
+function linearCrossEntropy(graph: Graph, backend: Backend): Graph {
   const uses = usesOf(graph)
   const skip = new Set<Node>()
   const heads = new Map<Node, { linear: Node; loss: Node; dx?: Node; dw?: Node }>()
@@ -158,7 +156,7 @@ function linearCrossEntropy(graph: Graph): Graph {
     const attributes = {
       transposed: int(linear.attributes, 'transposed'),
       scale: int(loss.attributes, 'scale'),
-      rows: logitRows(rowsOf(x.type.shape), classes),
+      rows: backend.logitRows(rowsOf(x.type.shape), classes),
     }
     const inputs = rewriter.mapAll([x, weight, loss.inputs[1]!])
     if (!dx || !dw) {
@@ -182,7 +180,7 @@ function linearCrossEntropy(graph: Graph): Graph {
   })
 }
 
-const forms: readonly [FusionName, (graph: Graph) => Graph][] = [
+const forms: readonly [FusionName, (graph: Graph, backend: Backend) => Graph][] = [
   ['linear_cross_entropy', linearCrossEntropy],
   ['linear_activation', linearActivation],
   ['linear_input_gradient_activation', linearInputGradientActivation],
@@ -193,7 +191,7 @@ const forms: readonly [FusionName, (graph: Graph) => Graph][] = [
 ]
 
 /** The fusion passes of a backend, in the order in which they apply. */
-export const fusionPasses = (fusions: readonly FusionName[]): Pass[] =>
+export const fusionPasses = (backend: Backend): Pass[] =>
   forms
-    .filter(([name]) => fusions.includes(name))
-    .map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run }))
+    .filter(([name]) => backend.fusions.includes(name))
+    .map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run: (graph) => run(graph, backend) }))
