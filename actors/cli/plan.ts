@@ -42,7 +42,7 @@ export function planReport(prepared: Prepared) {
       gradients: dtypeName(compilation.sharding.options.gradients),
       accumulation: dtypeName(compilation.sharding.options.accumulation),
     },
-    recompute: prepared.recompute,
+    recompute: prepared.choices.recompute,
     bytes_per_rank: { ...arenas, total },
     bytes: total * ranks,
     bytes_by_dtype: bytesByDType(compilation.plan),
@@ -72,7 +72,7 @@ export function planText(prepared: Prepared): string {
   const row = (name: string, bytes: number, note: string): string =>
     `  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}  ${note}`
   const { weights, gradients, accumulation } = report.precision
-  const again = describeRecompute(prepared.recompute, prepared.blocks)
+  const again = describeRecompute(prepared.choices.recompute, prepared.blocks)
   /** `bf16 56.6 MiB, fp32 1.00 MiB` where a category has one, or the dtype alone. */
   const dtypes = (name: ArenaName): string => {
     const sizes = Object.entries(report.bytes_by_dtype[name] ?? {})
