@@ -1,9 +1,11 @@
 // What a run computes on: the backend that its programs are compiled for, what their fingerprints say of the machine, and how much memory
 // there is. Choosing needs no machine of that kind, so that plans can be made anywhere; `expectDevice` is for what runs.
 import { availableParallelism } from 'node:os'
+import type { Program } from '../../kernels/abi/program.js'
 import { cpuBackend } from '../../kernels/cpu/backend.js'
 import { gpuBackend } from '../../kernels/gpu/backend.js'
 import type { Backend } from '../../kernels/ops/backend.js'
+import { opNamed } from '../../kernels/ops/index.js'
 import { referenceBackend } from '../../kernels/reference/backend.js'
 import { DeviceError, type DeviceName, machine } from '../../native/index.js'
 import { EngineError } from './errors.js'
@@ -110,9 +112,21 @@ export function expectDevice(device: DeviceName, ranks: number): void {
   }
 }
 
-/** What works, but slower than it could, a line each. */
-export function deviceNotices(device: DeviceName): string[] {
-  const { devices, cublasLt } = machine().gpu
-  if (device !== 'cuda' || devices.length === 0 || cublasLt !== null) return []
-  return ['cublasLt is not where the loader looks: matrix products run on a plain kernel, many times slower']
+/** What of these programs works, but slower than it could, a line each. */
+export function deviceNotices({ device, backend }: ChosenDevice, programs: readonly Program[]): string[] {
+  const notices = new Set<string>()
+  if (device === 'cuda') {
+    const { devices, cublasLt } = machine().gpu
+    if (devices.length > 0 && cublasLt === null) {
+      notices.add('cublasLt is not where the loader looks: matrix products run on a plain kernel, many times slower')
+    }
+  }
+  for (const { instructions, tensors } of programs) {
+    for (const { op, inputs, attributes } of instructions) {
+      const types = inputs.map((index) => (index === null ? null : tensors[index]!))
+      const slow = backend(1).slowPath(opNamed(op), types, attributes)
+      if (slow !== null) notices.add(slow)
+    }
+  }
+  return [...notices]
 }

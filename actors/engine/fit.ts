@@ -3,6 +3,7 @@
 import type { Backend } from '../../kernels/ops/backend.js'
 import { int, rowsOf } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
+import type { CompiledProgram } from '../../runtime/graph/assemble.js'
 import { type Compilation, planTotals, type Recompute } from '../../runtime/graph/compile.js'
 import { cheapOps } from '../../runtime/graph/passes/recompute.js'
 import { formatBytes } from '../../runtime/observe/index.js'
@@ -76,21 +77,27 @@ export function fewestChunks(
   backend: (logitChunks: number) => Backend,
   bytes: number,
 ): number {
-  const scratch = (chunks: number): number[] =>
-    Object.values(programs).flatMap(({ program }) =>
-      program.instructions.flatMap(({ op: name, inputs, attributes, workspace }) => {
-        if (workspace === null) return []
-        if (!heads.has(name)) return program.tensors[workspace]!.shape[0]!
-        const op = opNamed(name)
+  const scratch = ({ program }: CompiledProgram, chunks: number): number => {
+    const most = { own: 0, collective: 0 }
+    for (const { op: name, inputs, attributes, workspace } of program.instructions) {
+      const op = opNamed(name)
+      const lane = 'ranks' in op.attributes ? 'collective' : 'own'
+      let [size] = workspace === null ? [0] : (program.tensors[workspace]!.shape as [number])
+      if (heads.has(name)) {
         const types = inputs.map((index) => (index === null ? null : program.tensors[index]!))
         const classes = types[1]!.shape[int(attributes, 'transposed') ? 1 : 0]!
         const chosen = { ...attributes, rows: backend(chunks).logitRows(rowsOf(types[0]!.shape), classes) }
-        return backend(chunks).workspace(op, types, op.infer(types, chosen), chosen)
-      }),
-    )
+        size = backend(chunks).workspace(op, types, op.infer(types, chosen), chosen)
+      }
+      most[lane] = Math.max(most[lane], size)
+    }
+    return most.own + most.collective
+  }
+  const compiled = Object.values(programs)
   const rest = planTotals(plan).total - plan.arenas.workspace
   let chunks = 1
-  while (chunks < mostChunks && rest + Math.max(0, ...scratch(chunks)) > bytes) chunks += 1
+  while (chunks < mostChunks && rest + Math.max(...compiled.map((program) => scratch(program, chunks))) > bytes)
+    chunks += 1
   return chunks
 }
 

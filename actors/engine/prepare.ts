@@ -21,7 +21,7 @@ import {
   type Schedule,
 } from '../../runtime/optim/index.js'
 import { type PlannedFault, parseChaos } from './chaos.js'
-import { type ChosenDevice, chooseDevice } from './device.js'
+import { type ChosenDevice, chooseDevice, deviceNotices } from './device.js'
 import { EngineError } from './errors.js'
 import { fitPlan } from './fit.js'
 import { createPlanner, type PlanChoices, type Planner } from './planner.js'
@@ -97,6 +97,8 @@ export interface Prepared {
   readonly choices: PlanChoices
   /** Makes other plans of the same run. */
   readonly planner: Planner
+  /** What works, but not as one might think, a sentence each. */
+  readonly notices: readonly string[]
   /** Blocks of the model. */
   readonly blocks: number
 }
@@ -178,6 +180,13 @@ export function prepare(options: InitializeOptions): Prepared {
     compilation,
     choices,
     planner,
+    notices: [
+      ...config.notices,
+      ...deviceNotices(
+        device,
+        Object.values(compilation.programs).map(({ program }) => program),
+      ),
+    ],
     blocks,
   }
 }
