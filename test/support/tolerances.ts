@@ -1,5 +1,5 @@
 // How far a kernel that computes in float32 may lie from the float64 reference, per op and element, and which ops promise the same bits.
-// The rounding of a result to its own dtype comes on top (test/consistency/cpu.test.ts); that of what is kept in 16 bits on the way is here.
+// The rounding of a result to its own dtype comes on top (consistency.ts); that of what is kept in 16 bits on the way is here.
 // A sum of n terms in any order is off by at most about 2 sqrt(n) u times the sum of the terms' magnitudes (Higham and Mary,
 // "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 2019); every other rounding adds u.
 import { activationKinds } from '../../kernels/ops/activation.js'
@@ -16,8 +16,10 @@ interface Compared {
   readonly c: OpCase
   /** The unit roundoff of the op's floats where they have 16 bits, else 0. */
   readonly half: number
-  /** The unit roundoff of operands that an instruction set multiplies as bf16 pairs: that of bf16, else 0. */
+  /** The unit roundoff of what becomes an operand of a product inside an op, where it has 16 bits there, else 0. */
   readonly pairs: number
+  /** The unit roundoff of results of a product that a fused op keeps in 16 bits before it goes on from them, else 0. */
+  readonly stored: number
   /** In float64, as are the outputs. */
   readonly inputs: readonly Operand[]
   readonly outputs: readonly ReferenceTensor[]
@@ -195,7 +197,7 @@ const crossEntropyBackward: Tolerance = ({ c, inputs: [logits, targets, lse, dlo
 ]
 
 /** Logits are sums of K products; their errors pass through the softmax into the loss and, by two more products, the gradients. */
-const linearCrossEntropy: Tolerance = ({ c, half, inputs, outputs }) => {
+const linearCrossEntropy: Tolerance = ({ c, half, stored, inputs, outputs }) => {
   const [x, weight, targets, dloss] = inputs
   const { attributes } = c
   const scale = attributes.scale as number
@@ -207,7 +209,10 @@ const linearCrossEntropy: Tolerance = ({ c, half, inputs, outputs }) => {
     const top = (sizes.data as Float32Array)
       .subarray(r * classes, (r + 1) * classes)
       .reduce((a, b) => Math.max(a, b), 0)
-    return 2 * summed(terms) * top
+    const largestLogit = (logits.data as Float32Array)
+      .subarray(r * classes, (r + 1) * classes)
+      .reduce((a, b) => Math.max(a, Math.abs(b)), 0)
+    return 2 * (summed(terms) * top + stored * largestLogit)
   })
   const rows = logitErrors.reduce((sum, error, r) => sum + error + summed(classes) + 2 * u * at(lse, r), 0)
   const loss: Bounds = () => u * at(outputs[0], 0) + scale * rows
@@ -263,10 +268,14 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
     return [(i) => error * at(size, i), (i) => (steepest * (error + kept) + 8 * u) * at(size, i)]
   },
   linear_input_gradient_activation: (compared) => {
+    const { stored, outputs } = compared
     const [dy, , pre] = compared.inputs
+    const [dpre] = outputs
     const size = magnitudes(compared, 'linear_input_gradient', 2)
     const error = summed(lastDim(dy!.shape))
-    return [(i) => (steepest * error + 8 * u * (1 + at(pre, i) ** 3)) * at(size, i)]
+    // The product as it is kept before the derivative's turn.
+    const kept = (i: number) => (stored ? 2 * stored * at(dpre, i) + steepest * 2 ** -24 : 0)
+    return [(i) => (steepest * error + 8 * u * (1 + at(pre, i) ** 3)) * at(size, i) + kept(i)]
   },
   layer_norm: layerNorm,
   layer_norm_backward: layerNormBackward,
