@@ -15,7 +15,7 @@ namespace {
 
 constexpr int threads = 512;
 /// Elements of a pack of 16 bytes, and the most packs that a thread holds.
-constexpr int wide = 8, most_packs = 15;
+constexpr int wide = 8, most_packs = 14;
 constexpr int most_stages = 2;
 /// Fewer classes leave most threads idle: rows are streamed then.
 constexpr int64_t least_classes = 4096;
@@ -63,6 +63,7 @@ __device__ inline void start_barrier(uint64_t* barrier) {
 __device__ inline void fetch(uint64_t* barrier, std::byte* target, const std::byte* source, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
   constexpr uint32_t piece = 16384;
+#pragma unroll 1
   for (uint32_t start = 0; start < bytes; start += piece) {
     const uint32_t size = bytes - start < piece ? bytes - start : piece;
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -84,7 +85,7 @@ __device__ inline void await(uint64_t* barrier, uint32_t parity) {
 }
 #endif
 
-/// `packs` packs of a row lie in each thread's registers: pack p of thread t is pack p * 512 + t of the row.
+/// A row has more than packs - 1 and at most `packs` packs for each thread: pack p of thread t is pack p * 512 + t of the row.
 template <class T, int packs>
 __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride, int64_t rows, const RowLoss loss, const float* dloss,
                                                        double scale, int stages) {
@@ -94,7 +95,9 @@ __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride
   __shared__ Mass slots[2][warp];
   const int thread = threadIdx.x;
   const int64_t classes = loss.classes;
+  // Packs of a row, classes in the last where it is not full, and this thread's last pack: the only one that may lie beyond the row.
   const int count = static_cast<int>((classes + wide - 1) / wide), rest = static_cast<int>(classes % wide);
+  const int last = (packs - 1) * threads + thread;
   const uint32_t row_bytes = static_cast<uint32_t>(count) * sizeof(uint4);
   constexpr uint32_t nothing = Pairs<T>::minus_infinity * 0x10001u;
   const auto fetch_row = [&](int64_t row, int stage) {
@@ -118,18 +121,17 @@ __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride
     uint32_t held[packs][words];
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      const int at = p * threads + thread;
       uint4 pack = {nothing, nothing, nothing, nothing};
-      if (at < count) pack = reinterpret_cast<const uint4*>(buffer)[at];
+      if (p < packs - 1 || last < count) pack = reinterpret_cast<const uint4*>(buffer)[p * threads + thread];
       held[p][0] = pack.x, held[p][1] = pack.y, held[p][2] = pack.z, held[p][3] = pack.w;
-      // Beyond the last class lies what the rows are padded with.
-      if (rest && at == count - 1)
-#pragma unroll
-        for (int j = 0; j < words; ++j) {
-          if (2 * j >= rest) held[p][j] = nothing;
-          else if (2 * j + 1 >= rest) held[p][j] = (held[p][j] & 0xffff) | (nothing & 0xffff0000);
-        }
     }
+    // Beyond the last class lies what the rows are padded with.
+    if (rest && last == count - 1)
+#pragma unroll
+      for (int j = 0; j < words; ++j) {
+        if (2 * j >= rest) held[packs - 1][j] = nothing;
+        else if (2 * j + 1 >= rest) held[packs - 1][j] = (held[packs - 1][j] & 0xffffu) | (nothing & 0xffff0000u);
+      }
     const float logit_of_target = target < 0 ? 0.0f : to_float(reinterpret_cast<const T*>(buffer)[target]);
 
     uint32_t highest = nothing;
@@ -160,26 +162,34 @@ __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride
       loss.store(row, target, logit_of_target, mass);
     }
 
-    const float shift = shift_of(mass.top), inverse = 1.0f / mass.sum, by = factor * inverse * lowering;
+    // The compiler must not keep unpacked numbers from one pass to the other: they would not fit the registers.
+#pragma unroll
+    for (int p = 0; p < packs; ++p)
+#pragma unroll
+      for (int j = 0; j < words; ++j) asm volatile("" : "+r"(held[p][j]));
     uint4* const out = reinterpret_cast<uint4*>(logits + row * stride);
+    if (target < 0) {
+      for (int at = thread; at < count; at += threads) out[at] = uint4{0, 0, 0, 0};
+    } else {
+      const float shift = shift_of(mass.top), inverse = 1.0f / mass.sum, by = factor * inverse * lowering;
+      const float lifted = fmaf(-shift, log2_of_e, lift);
 #pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      const int at = p * threads + thread;
-      if (at >= count) continue;
-      uint32_t gradient[words];
+      for (int p = 0; p < packs; ++p) {
+        uint32_t gradient[words];
 #pragma unroll
-      for (int j = 0; j < words; ++j) {
-        const float2 x = Pairs<T>::floats(held[p][j]);
-        const float low = by * power_of_two(fmaf(x.x - shift, log2_of_e, lift));
-        const float high = by * power_of_two(fmaf(x.y - shift, log2_of_e, lift));
-        gradient[j] = target < 0 ? 0 : rounded<T>(low, high);
+        for (int j = 0; j < words; ++j) {
+          const float2 x = Pairs<T>::floats(held[p][j]);
+          const float low = by * power_of_two(fmaf(x.x, log2_of_e, lifted));
+          const float high = by * power_of_two(fmaf(x.y, log2_of_e, lifted));
+          gradient[j] = rounded<T>(low, high);
+        }
+        if (p < packs - 1 || last < count) out[p * threads + thread] = uint4{gradient[0], gradient[1], gradient[2], gradient[3]};
       }
-      out[at] = uint4{gradient[0], gradient[1], gradient[2], gradient[3]};
-    }
-    // The thread that wrote the pack writes over one number of it.
-    if (target >= 0 && target / wide % threads == thread) {
-      const float probability = power_of_two((logit_of_target - shift) * log2_of_e) * inverse;
-      logits[row * stride + target] = from_float<T>(factor * (probability - 1.0f));
+      // The thread that wrote the pack writes over one number of it.
+      if (target / wide % threads == thread) {
+        const float probability = power_of_two((logit_of_target - shift) * log2_of_e) * inverse;
+        logits[row * stride + target] = from_float<T>(factor * (probability - 1.0f));
+      }
     }
 
     turn ^= 1;

@@ -6,7 +6,7 @@ import type { ReferenceTensor } from '../../kernels/reference/index.js'
 import { load } from '../../kernels/reference/storage.js'
 import type { DeviceName } from '../../native/index.js'
 import type { OpCase } from './op-cases.js'
-import { type InPlace, SingleOps } from './single-op.js'
+import { backendOf, type InPlace, SingleOps } from './single-op.js'
 import { type FloatType, type Operand, RandomTensors, runReference, widened } from './tensors.js'
 import { type Bounds, tolerances } from './tolerances.js'
 
@@ -26,7 +26,7 @@ export interface PreparedCase {
   readonly bounds: readonly Bounds[] | null
 }
 
-/** The case in one dtype; null where it has no float of that dtype and was compared in f32. */
+/** The case in one dtype; null where it has no float of that dtype and was compared in f32, or the device lacks the form. */
 export function prepareCase(
   c: OpCase,
   float: (typeof floats)[number],
@@ -34,6 +34,7 @@ export function prepareCase(
   seed?: number,
 ): PreparedCase | null {
   if (float === 'f32' && c.halvesOnly) return null
+  if (c.needs && !backendOf(device, 1).fusions.includes(c.needs)) return null
   const inputs = c.inputs(new RandomTensors(float, seed))
   if (float !== 'f32' && !inputs.some((input) => input?.dtype === float)) return null
   const expected = runReference(c.op, inputs, c.attributes, c.roles, c)
