@@ -76,7 +76,20 @@ const layerNorm: Tolerance = ({ inputs: [x, weight, bias], outputs: [, mean, rst
   ]
 }
 
-const layerNormBackward: Tolerance = ({ inputs }) => {
+/** The sum over rows of an output as it is stored, of which each element is off by `bound` and by its rounding to 16 bits. */
+const sumOfRows = (output: Operand | undefined, half: number, bound: Bounds): Bounds => {
+  const width = lastDim(output!.shape)
+  const rows = rowsOf(output!.shape)
+  return (c) => {
+    let sum = 0
+    for (let i = c; i < rows * width; i += width) {
+      sum += bound(i) * (1 + 2 * half) + (2 * half + summed(rows)) * at(output, i) + (half && 2 ** -24)
+    }
+    return sum
+  }
+}
+
+const layerNormBackward: Tolerance = ({ half, inputs, outputs }) => {
   const [dy, x, weight, mean, rstd, residual] = inputs
   const [rows, width] = [rowsOf(x!.shape), lastDim(x!.shape)]
   const row = (i: number) => Math.floor(i / width)
@@ -87,10 +100,13 @@ const layerNormBackward: Tolerance = ({ inputs }) => {
   const meanGH = perRow(rows, (r) => rowSum(width, r, (i) => g(i) * h(i)) / width)
   const column = (f: (i: number) => number) => (c: number) =>
     perRow(rows, (r) => f(r * width + c)).reduce((a, b) => a + b, 0)
+  const dx: Bounds = (i) =>
+    summed(width) * (at(rstd, row(i)) * (g(i) + meanG[row(i)]! + h(i) * meanGH[row(i)]!) + at(residual, i))
   return [
-    (i) => summed(width) * (at(rstd, row(i)) * (g(i) + meanG[row(i)]! + h(i) * meanGH[row(i)]!) + at(residual, i)),
+    dx,
     (c) => summed(rows) * column((i) => at(dy, i) * h(i))(c),
     (c) => summed(rows) * column((i) => at(dy, i))(c),
+    sumOfRows(outputs[0], half, dx),
   ]
 }
 
@@ -275,7 +291,8 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
     const error = summed(lastDim(dy!.shape))
     // The product as it is kept before the derivative's turn.
     const kept = (i: number) => (stored ? 2 * stored * at(dpre, i) + steepest * 2 ** -24 : 0)
-    return [(i) => (steepest * error + 8 * u * (1 + at(pre, i) ** 3)) * at(size, i) + kept(i)]
+    const bound: Bounds = (i) => (steepest * error + 8 * u * (1 + at(pre, i) ** 3)) * at(size, i) + kept(i)
+    return [bound, sumOfRows(dpre, compared.half, bound)]
   },
   layer_norm: layerNorm,
   layer_norm_backward: layerNormBackward,
