@@ -1,6 +1,8 @@
 // The `cpu` device: groups and ranks of the addon behind the device contract. Memory shared with JavaScript is made here and held
 // until the native side has let go of it.
 import { type ArenaName, arenaNames, decodeProgram, ProgramError } from '../kernels/abi/program.js'
+import { cpuBackend } from '../kernels/cpu/backend.js'
+import type { Backend } from '../kernels/ops/backend.js'
 import {
   DeviceError,
   type DeviceGroup,
@@ -105,7 +107,7 @@ export function cpuProgress(token: GroupToken): RankProgress[] {
 class CpuRank implements RankDevice {
   readonly io: SharedArrayBuffer
   readonly #ranks: number
-  readonly #threads: number
+  readonly #backend: Backend
   readonly #handle: number
   /** Seconds of CLOCK_MONOTONIC at this thread's time origin. */
   readonly #origin = Number(process.hrtime.bigint()) / 1e9 - performance.now() / 1e3
@@ -120,7 +122,7 @@ class CpuRank implements RankDevice {
   ) {
     this.io = token.memory[rank]!.io
     this.#ranks = token.ranks
-    this.#threads = threads
+    this.#backend = cpuBackend(threads)
     this.#handle = handle
   }
 
@@ -137,7 +139,7 @@ class CpuRank implements RankDevice {
   }
 
   load(program: Uint8Array): number {
-    verifyProgram(decodeProgram(program), { rank: this.rank, ranks: this.#ranks, threads: this.#threads })
+    verifyProgram(decodeProgram(program), { rank: this.rank, ranks: this.#ranks, backend: this.#backend })
     return guarded(() => native().load(this.#handle, program))
   }
 

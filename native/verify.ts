@@ -1,14 +1,15 @@
 // What a device checks of a program before it takes it: operands against the op table's own shape rules, scratch memory, and that
 // collectives overlap only where no peer reads. Record bounds and arena bounds are the decoder's part.
 import { type Instruction, type Program, ProgramError, type TensorRecord } from '../kernels/abi/program.js'
+import type { Backend } from '../kernels/ops/backend.js'
 import { byteLength, int, type OpDefinition, OpError, sameShape, showType } from '../kernels/ops/definition.js'
 import { opNamed } from '../kernels/ops/index.js'
 
 export interface VerifyOptions {
   readonly rank: number
   readonly ranks: number
-  /** Threads that kernels will use; absent where they need no scratch memory. */
-  readonly threads?: number
+  /** What will run the program. */
+  readonly backend: Backend
 }
 
 /** Throws {@link ProgramError} naming the first instruction that does not fit. */
@@ -43,12 +44,10 @@ function verifyInstruction(program: Program, instruction: Instruction, name: str
   for (const slot of instruction.scalars) {
     if (!(slot < program.scalars.length)) fail(`scalar of ${name}`, `below ${program.scalars.length}`, slot)
   }
-  if (options.threads !== undefined && op.workspace) {
-    const needed = op.workspace(inputs, inferred, instruction.attributes, options.threads)
-    const workspace = at('workspace', instruction.workspace)
-    const bytes = workspace ? byteLength(workspace) : 0
-    if (bytes < needed) fail(`workspace of ${name}`, `at least ${needed} bytes for ${options.threads} threads`, bytes)
-  }
+  const needed = options.backend.workspace(op, inputs, inferred, instruction.attributes)
+  const workspace = at('workspace', instruction.workspace)
+  const bytes = workspace ? byteLength(workspace) : 0
+  if (bytes < needed) fail(`workspace of ${name}`, `at least ${needed} bytes`, bytes)
   if ('ranks' in op.attributes) verifyCollective(instruction, name, inputs[0], outputs[0], options)
 }
 

@@ -1,7 +1,7 @@
 // Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
 import { availableParallelism } from 'node:os'
-import { cpuFusions } from '../../kernels/cpu/fusions.js'
-import { referenceFusions } from '../../kernels/reference/fusions.js'
+import { cpuBackend } from '../../kernels/cpu/backend.js'
+import { referenceBackend } from '../../kernels/reference/backend.js'
 import { type DeviceName, machine } from '../../native/index.js'
 import {
   type ConfigSource,
@@ -168,7 +168,6 @@ export function prepare(options: InitializeOptions): Prepared {
       stage: zero.stage,
       microBatch: batch.micro,
       sequence,
-      threads,
       gathers: {
         maxReuseDistance: zero.maxReuseDistance,
         maxLiveParameters: zero.maxLiveParameters,
@@ -177,7 +176,7 @@ export function prepare(options: InitializeOptions): Prepared {
       persistenceThreshold: zero.paramPersistenceThreshold,
       persistenceLimit: zero.modelPersistenceThreshold,
       precision,
-      fusions: device === 'cpu' ? cpuFusions : referenceFusions,
+      backend: device === 'cpu' ? cpuBackend(threads) : referenceBackend,
       ...(data && {
         training: {
           optimizer: optimizerPlan(config.optimizer, groups),

@@ -1,8 +1,6 @@
 // Scaled dot-product attention over one packed buffer qkv_BT3HD, in tiles: memory is linear in the sequence length.
 // Legend: B batch, T sequence, H heads, D head size. Source of the tiling: FlashAttention-2 (arXiv 2307.08691).
 import {
-  type Attributes,
-  dtypeBytes,
   elements,
   expectDtype,
   expectFloat,
@@ -13,7 +11,6 @@ import {
   required,
   statistic,
   streamCost,
-  type TensorType,
 } from './definition.js'
 
 const attributes = {
@@ -70,10 +67,6 @@ export const attention: OpDefinition = {
     const pairs = int(attrs, 'causal') ? (sequence + 1) / 2 : sequence
     return { flops: 4 * elements(outputs[0]!.shape) * pairs, bytes: streamCost(inputs, outputs).bytes }
   },
-  workspace: (inputs, _outputs, attrs, threads) => {
-    const { sequence, padded, size } = tiles(inputs[0]!, attrs)
-    return 4 * threads * ((padded + sequence + 96) * size + stripElements + 16)
-  },
 }
 
 /** The gradient of {@link attention}: scores are recomputed from qkv and the log-sum-exp, never stored. */
@@ -99,27 +92,6 @@ export const attentionBackward: OpDefinition = {
     const pairs = int(attrs, 'causal') ? (sequence + 1) / 2 : sequence
     return { flops: 10 * elements(inputs[2]!.shape) * pairs, bytes: streamCost(inputs, outputs).bytes }
   },
-  workspace: (inputs, _outputs, attrs, threads) => {
-    const { sequence, padded, size } = tiles(inputs[1]!, attrs)
-    const halves = dtypeBytes[inputs[1]!.dtype] === 2 ? (sequence + 2 * 256) * size + 96 * 272 : 0
-    return (
-      4 * threads * ((2 * padded + 3 * sequence) * size + 2 * stripElements + 2 * 96 * 272 + sequence + halves + 16)
-    )
-  },
-}
-
-/** A packed strip of at most 8 rows of one head, 1,040 elements apart (ROW_STRIDE of kernels/cpu/attention.cpp). */
-const stripElements = 8 * 1040
-
-/**
- * The sizes behind a thread's scratch: packed copies of one head's q, k, v and do in whole panels and vectors. With them go the sums
- * of 96 queries or, backward, two blocks of 96 x 272 scores; of 16 bits, those in pairs too, and the sums of gradients of all queries
- * and of 256 keys.
- */
-function tiles(qkv: TensorType, attrs: Attributes): { sequence: number; padded: number; size: number } {
-  const [, sequence, width] = qkv.shape as [number, number, number]
-  const headSize = width / 3 / int(attrs, 'heads')
-  return { sequence, padded: Math.ceil(sequence / 32) * 32, size: Math.ceil(headSize / 16) * 16 }
 }
 
 export const attentions = [attention, attentionBackward]

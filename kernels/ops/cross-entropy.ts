@@ -13,14 +13,12 @@ import {
   type OpDefinition,
   OpError,
   required,
-  rowsOf,
   showType,
   statistic,
   streamCost,
   type TensorType,
   widened,
 } from './definition.js'
-import { packing } from './linear.js'
 
 const scalarOf = (x: TensorType): TensorType => ({ shape: [1], dtype: statistic(x.dtype) })
 
@@ -54,7 +52,6 @@ export const crossEntropy: OpDefinition = {
     null,
   ],
   cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: 4 * elements(inputs[0]!.shape) }),
-  workspace: (inputs) => rowsOf(inputs[0]!.shape) * 8,
 }
 
 /** dlogits = scale * dloss * (softmax(logits) - onehot(target)), zero in masked rows. */
@@ -106,13 +103,6 @@ const headCost =
     return { flops: 2 * products * elements(x.shape) * classes, bytes }
   }
 
-/** Packed panels of the products, row losses in float64, and one chunk of `rows` rows of logits. */
-const headWorkspace: NonNullable<OpDefinition['workspace']> = (inputs, _outputs, attributes, threads) => {
-  const { x, classes } = head('linear_cross_entropy', inputs, attributes)
-  const rows = Math.min(int(attributes, 'rows'), rowsOf(x.shape))
-  return packing(threads, x.dtype) + rowsOf(x.shape) * 8 + rows * classes * 4
-}
-
 /** loss[1] of logits = x W without storing them: `rows` rows of logits at a time, in f32 whatever x is. */
 export const linearCrossEntropy: OpDefinition = {
   name: 'linear_cross_entropy',
@@ -123,7 +113,6 @@ export const linearCrossEntropy: OpDefinition = {
   scalars: [],
   infer: (inputs, attributes) => [scalarOf(head('linear_cross_entropy', inputs, attributes).x)],
   cost: headCost(1),
-  workspace: headWorkspace,
 }
 
 /**
@@ -148,7 +137,6 @@ export const linearCrossEntropyGradients: OpDefinition = {
     return [scalarOf(x), x, { shape: weight.shape, dtype: widened(weight.dtype, attributes) }]
   },
   cost: headCost(3),
-  workspace: headWorkspace,
 }
 
 export const crossEntropies = [crossEntropy, crossEntropyBackward, linearCrossEntropy, linearCrossEntropyGradients]

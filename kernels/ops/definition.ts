@@ -63,13 +63,6 @@ export interface OpDefinition {
   readonly view?: boolean
   /** True where the op has effects beyond its outputs or talks to other ranks: never removed, merged or reordered. */
   readonly effect?: boolean
-  /** Bytes of scratch memory for one call with the given number of threads. */
-  workspace?(
-    inputs: readonly (TensorType | null)[],
-    outputs: readonly TensorType[],
-    attributes: Attributes,
-    threads: number,
-  ): number
 }
 
 /** An op was given operands or attributes that it cannot take. */

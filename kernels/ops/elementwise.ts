@@ -197,11 +197,6 @@ export const sumLeading: OpDefinition = {
     return [{ shape: x.shape.slice(x.shape.length - rank), dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => ({ ...streamCost(inputs, outputs), flops: elements(inputs[0]!.shape) }),
-  workspace: (inputs, outputs) => {
-    const width = elements(outputs[0]!.shape)
-    const rows = elements(inputs[0]!.shape) / width
-    return Math.ceil(rows / 256) * width * 4
-  },
 }
 
 export const elementwise = [add, multiply, scale, cast, copy, reshape, slice, sumLeading]

@@ -5,8 +5,6 @@ import { expectKind } from './activation.js'
 import {
   type Attributes,
   byteLength,
-  type DType,
-  dtypeBytes,
   elements,
   expectDtype,
   expectFloat,
@@ -16,6 +14,7 @@ import {
   type OpCost,
   type OpDefinition,
   OpError,
+  option,
   required,
   rowsOf,
   showType,
@@ -40,15 +39,6 @@ function product(op: string, inputs: readonly (TensorType | null)[], attributes:
 function productCost(inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], mnk: number): OpCost {
   const bytes = [...inputs, ...outputs].reduce((sum, type) => sum + (type ? byteLength(type) : 0), 0)
   return { flops: 2 * mnk, bytes }
-}
-
-/**
- * Bytes of scratch for one packed matrix product with a result of `dtype`: panels of 2 x 384 x 1,536 steps for all threads together, a
- * block of 96 rows of 400 for each, and f32 sums for a result of 16 bits (`packing_bytes` of kernels/cpu/gemm.h).
- */
-export function packing(threads: number, dtype: DType): number {
-  const sums = dtypeBytes[dtype] === 2 ? Math.max(threads * 96 * 1536, 960 * 768) : 0
-  return 4 * (2 * 384 * 1536 + threads * 96 * 400 + sums)
 }
 
 /** A vector over the output features. */
@@ -80,7 +70,6 @@ export const linear: OpDefinition = {
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
   inPlace: [[3, 0]],
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dx = dy W^T. */
@@ -95,7 +84,6 @@ export const linearInputGradient: OpDefinition = {
     product('linear_input_gradient', inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 }),
   ],
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** dW = dy^T x (in the layout of `transposed`), over all rows, in fixed blocks of rows; with `wide` 1 it is f32 whatever x is. */
@@ -118,7 +106,6 @@ export const linearWeightGradient: OpDefinition = {
     return [{ shape: int(attributes, 'transposed') ? [k, n] : [n, k], dtype: widened(x.dtype, attributes) }]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(inputs[1]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 /** pre = x W (+ bias); y = f(pre as stored), in one pass over the product: what `linear` and `activation` give. */
@@ -136,26 +123,29 @@ export const linearActivation: OpDefinition = {
     return [y, y]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
-/** dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. */
+/**
+ * dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. With
+ * `sum` 1 also the sum over all rows of dpre as stored, in fixed chunks of rows: the bias gradient of the layer before, with `wide` 1 in
+ * f32 whatever dy is.
+ */
 export const linearInputGradientActivation: OpDefinition = {
   name: 'linear_input_gradient_activation',
   opcode: 24,
   inputs: ['dy', 'weight', 'pre'],
-  outputs: ['dpre'],
-  attributes: { transposed: 'int', kind: 'int' },
+  outputs: ['dpre', 'sum'],
+  attributes: { transposed: 'int', kind: 'int', sum: 'option', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const op = 'linear_input_gradient_activation'
     const dpre = product(op, inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 })
     expectType(op, 'pre', required(op, inputs, 2, 'pre'), dpre)
     expectKind(op, int(attributes, 'kind'))
-    return [dpre]
+    const sum = { shape: [lastDim(dpre.shape)], dtype: widened(dpre.dtype, attributes) }
+    return option(attributes, 'sum') ? [dpre, sum] : [dpre]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
-  workspace: (_inputs, outputs, _attributes, threads) => packing(threads, outputs[0]!.dtype),
 }
 
 export const linears = [

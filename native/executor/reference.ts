@@ -11,6 +11,7 @@ import {
 } from '../../kernels/abi/program.js'
 import { byteLength, dtypeBytes, elements, int } from '../../kernels/ops/definition.js'
 import { opNamed, opOfCode } from '../../kernels/ops/index.js'
+import { referenceBackend } from '../../kernels/reference/backend.js'
 import { type ReferenceTensor, referenceKernels, viewOf } from '../../kernels/reference/index.js'
 import { Aborted, ReferenceCommunicator, type ReferencePlace, runReferenceCollective } from '../collective/reference.js'
 import {
@@ -164,7 +165,7 @@ class ReferenceRank implements RankDevice {
 
   load(bytes: Uint8Array): number {
     const program = decodeProgram(bytes)
-    verifyProgram(program, { rank: this.rank, ranks: this.#token.ranks })
+    verifyProgram(program, { rank: this.rank, ranks: this.#token.ranks, backend: referenceBackend })
     program.tensors.forEach((tensor, i) => {
       this.#checkTensor(tensor, i)
     })

@@ -1,7 +1,7 @@
 // The compiler's way: trace, differentiate, passes, partition, plan, assemble. Runs once, on the main thread; ranks receive bytes.
 import type { ArenaName } from '../../kernels/abi/program.js'
+import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength } from '../../kernels/ops/definition.js'
-import type { FusionName } from '../../kernels/ops/fusion.js'
 import type { LanguageModel } from '../nn/language-model.js'
 import { namedParameters } from '../nn/module.js'
 import type { Tensor } from '../nn/tensor.js'
@@ -76,11 +76,10 @@ export interface CompileOptions {
   /** Rows of a micro-batch. */
   readonly microBatch: number
   readonly sequence: number
-  readonly threads: number
   readonly gathers: GatherOptions
   readonly persistenceThreshold: number
   readonly persistenceLimit: number
-  readonly fusions: readonly FusionName[]
+  readonly backend: Backend
   /** Default: {@link fullPrecision}. */
   readonly precision?: Precision
   /** Absent: only `forward` and what it needs. */
@@ -135,7 +134,7 @@ export function compile(options: CompileOptions): Compilation {
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
   const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
-    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.fusions), deadCode]
+    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.backend), deadCode]
     return passes
       .filter((pass) => !options.without?.includes(pass.name))
       .reduce((result, pass) => pass.run(result), graph)
@@ -196,7 +195,7 @@ export function compile(options: CompileOptions): Compilation {
     for (const step of steps) placed[step] = partitioner.microStep(optimized, step)
   }
 
-  const plan = planMemory(placed, fixedTensors(sharding, placed), { threads: options.threads })
+  const plan = planMemory(placed, fixedTensors(sharding, placed), options.backend)
   options.debug?.('plan', () => JSON.stringify(plan.arenas))
   const programs: Partial<Record<ProgramName, CompiledProgram>> = {}
   for (const [name, graph] of Object.entries(placed)) {

@@ -1,14 +1,11 @@
 // The memory plan: an address for every value of every program, before anything runs. Values that live at different times share bytes;
 // outputs take over an input's memory where the op allows it and nobody reads that input again. Pure: graphs in, offsets out.
 import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
+import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength, type DType, dtypeBytes, int } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { GraphError, type Node, type Value } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
-
-/** Every address is a multiple of this many bytes: a cache line, and the width of the widest vector. */
-export const alignment = 64
-const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignment
 
 /** A tensor that outlives a run, named `<arena>/<rest>`. */
 export interface FixedTensor {
@@ -45,11 +42,17 @@ export interface MemoryPlan {
   readonly programs: Readonly<Record<string, ProgramPlan>>
 }
 
+const aligned =
+  ({ alignment }: Backend) =>
+  (bytes: number): number =>
+    Math.ceil(bytes / alignment) * alignment
+
 export function planMemory(
   programs: Readonly<Record<string, PlacedGraph>>,
   fixedTensors: readonly FixedTensor[],
-  options: { readonly threads: number },
+  backend: Backend,
 ): MemoryPlan {
+  const align = aligned(backend)
   const base = Object.fromEntries(arenaNames.map((name) => [name, 0])) as Record<ArenaName, number>
   const fixed = new Map<string, FixedSlot>()
   for (const { name, bytes, dtype } of fixedTensors) {
@@ -60,7 +63,7 @@ export function planMemory(
   const plans: Record<string, ProgramPlan> = {}
   const arenas = { ...base }
   for (const [name, program] of Object.entries(programs)) {
-    const plan = planProgram(program, fixed, base, options.threads)
+    const plan = planProgram(program, fixed, base, backend)
     plans[name] = plan
     for (const arena of arenaNames) arenas[arena] = Math.max(arenas[arena], plan.arenas[arena])
   }
@@ -93,8 +96,9 @@ function planProgram(
   { graph, placements }: PlacedGraph,
   fixed: ReadonlyMap<string, FixedSlot>,
   base: Readonly<Record<ArenaName, number>>,
-  threads: number,
+  backend: Backend,
 ): ProgramPlan {
+  const align = aligned(backend)
   const places = new Map<Value, { block: Block; offset: number }>()
   const place = (value: Value): { block: Block; offset: number } => {
     const found = places.get(value)
@@ -204,7 +208,7 @@ function planProgram(
   for (const node of graph.nodes) {
     const types = node.inputs.map((value) => value?.type ?? null)
     const outputs = node.outputs.map((value) => value.type)
-    const bytes = opNamed(node.op).workspace?.(types, outputs, node.attributes, threads) ?? 0
+    const bytes = backend.workspace(opNamed(node.op), types, outputs, node.attributes)
     if (bytes > 0) workspaces.set(node, align(bytes))
   }
   arenas.workspace = Math.max(0, ...workspaces.values())

@@ -6,6 +6,7 @@ import {
   type Instruction,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
+import { cpuBackend } from '../../kernels/cpu/backend.js'
 import {
   type Attributes,
   byteLength,
@@ -79,13 +80,13 @@ export async function timeProgram(
       attributes,
     )
     const results = outputs.map((name, o) => indices.get(name) ?? place(name, types[o]!))
-    const scratch = definition.workspace?.(
+    const scratch = cpuBackend(threads).workspace(
+      definition,
       operands.map((index) => (index === null ? null : records[index]!)),
       types,
       attributes,
-      threads,
     )
-    workspaceBytes = Math.max(workspaceBytes, scratch ?? 0)
+    workspaceBytes = Math.max(workspaceBytes, scratch)
     return {
       op,
       inputs: operands,

@@ -1,6 +1,7 @@
 // Runs single ops on a device: one instruction in a program of its own. Operands lie apart in one arena that is full of NaN
 // before the run, so that an element that a kernel forgets is seen, and so is one that it writes where no operand lies.
 import { type ArenaName, arenaNames, encodeProgram, type TensorRecord } from '../../kernels/abi/program.js'
+import { cpuBackend } from '../../kernels/cpu/backend.js'
 import { byteLength, elements, type OpDefinition } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { type ReferenceTensor, viewOf } from '../../kernels/reference/index.js'
@@ -54,7 +55,7 @@ export function arenasFor(cases: readonly { c: OpCase; inputs: readonly Operand[
     const op = opNamed(c.op)
     const { layout, types } = layoutOf(op, c, inputs)
     sizes[operandsArena] = Math.max(sizes[operandsArena], layout.bytes)
-    sizes.workspace = Math.max(sizes.workspace, op.workspace?.(inputs, types, c.attributes, threads) ?? 0)
+    sizes.workspace = Math.max(sizes.workspace, cpuBackend(threads).workspace(op, inputs, types, c.attributes))
   }
   return sizes
 }
@@ -90,7 +91,7 @@ export class SingleOps {
       bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), layout.records[index]!.byteOffset)
     })
     const untouched = bytes.slice()
-    const needed = op.workspace?.(inputs, types, c.attributes, this.options.threads) ?? 0
+    const needed = cpuBackend(this.options.threads).workspace(op, inputs, types, c.attributes)
     const workspace: TensorRecord[] = needed
       ? [{ arena: 'workspace', byteOffset: 0, dtype: 'u8', shape: [needed] }]
       : []

@@ -1,5 +1,7 @@
 // Fusion: pairs of nodes become the fused forms that a backend lists. Every form computes the same values as the nodes that it
 // replaces, with fewer passes over memory; each is a pass of its own, found by use counts and rewritten in one walk.
+
+import type { Backend } from '../../../kernels/ops/backend.js'
 import { int, lastDim, option, rowsOf } from '../../../kernels/ops/definition.js'
 import type { FusionName } from '../../../kernels/ops/fusion.js'
 import type { Graph, Node, Value } from '../ir.js'
@@ -117,12 +119,33 @@ function addInto(op: string, output: number, slot: number): (graph: Graph) => Gr
   }
 }
 
-/** Rows of logits that exist at a time: 64 MiB of them, a multiple of 128, at least 128. */
-const logitRows = (rows: number, classes: number): number =>
-  Math.min(rows, Math.max(128, Math.floor((64 << 20) / 4 / classes / 128) * 128))
+/** sum_leading over the rows of what `op` makes first: that op's output `sum`. */
+function sumOfRows(op: string): (graph: Graph) => Graph {
+  return (graph) => {
+    const sums = new Map<Node, Node>()
+    for (const node of graph.nodes) {
+      const made = node.inputs[0]
+      const maker = made?.node
+      if (node.op !== 'sum_leading' || int(node.attributes, 'rank') !== 1 || maker?.op !== op || made?.index !== 0)
+        continue
+      const alike = maker.outputs.length === 1 || option(maker.attributes, 'wide') === option(node.attributes, 'wide')
+      if (alike && !option(maker.attributes, 'sum') && !sums.has(maker)) sums.set(maker, node)
+    }
+    const gone = new Set(sums.values())
+    return rewrite(graph, (node, rewriter) => {
+      if (gone.has(node)) return true
+      const sum = sums.get(node)
+      if (!sum) return false
+      const attributes = { ...node.attributes, sum: 1, wide: option(sum.attributes, 'wide') }
+      const outputs = rewriter.builder.emit(op, rewriter.mapAll(node.inputs), attributes, node.origin)
+      for (const [i, value] of [...node.outputs, sum.outputs[0]!].entries()) rewriter.replace(value, outputs[i]!)
+      return true
+    })
+  }
+}
 
 /** The head: linear, cross_entropy and, in a training graph, their backward become one op over chunks of rows. */
-function linearCrossEntropy(graph: Graph): Graph {
+function linearCrossEntropy(graph: Graph, backend: Backend): Graph {
   const uses = usesOf(graph)
   const skip = new Set<Node>()
   const heads = new Map<Node, { linear: Node; loss: Node; dx?: Node; dw?: Node }>()
@@ -158,7 +181,7 @@ function linearCrossEntropy(graph: Graph): Graph {
     const attributes = {
       transposed: int(linear.attributes, 'transposed'),
       scale: int(loss.attributes, 'scale'),
-      rows: logitRows(rowsOf(x.type.shape), classes),
+      rows: backend.logitRows(rowsOf(x.type.shape), classes),
     }
     const inputs = rewriter.mapAll([x, weight, loss.inputs[1]!])
     if (!dx || !dw) {
@@ -182,18 +205,20 @@ function linearCrossEntropy(graph: Graph): Graph {
   })
 }
 
-const forms: readonly [FusionName, (graph: Graph) => Graph][] = [
+const forms: readonly [FusionName, (graph: Graph, backend: Backend) => Graph][] = [
   ['linear_cross_entropy', linearCrossEntropy],
   ['linear_activation', linearActivation],
   ['linear_input_gradient_activation', linearInputGradientActivation],
   ['linear_residual', addInto('linear', 0, 3)],
   ['dropout_residual', addInto('dropout', 0, 1)],
   ['layer_norm_backward_residual', addInto('layer_norm_backward', 0, 5)],
+  ['layer_norm_backward_sum', sumOfRows('layer_norm_backward')],
+  ['linear_input_gradient_activation_sum', sumOfRows('linear_input_gradient_activation')],
   ['embedding_backward_base', addInto('embedding_backward', 0, 2)],
 ]
 
 /** The fusion passes of a backend, in the order in which they apply. */
-export const fusionPasses = (fusions: readonly FusionName[]): Pass[] =>
+export const fusionPasses = (backend: Backend): Pass[] =>
   forms
-    .filter(([name]) => fusions.includes(name))
-    .map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run }))
+    .filter(([name]) => backend.fusions.includes(name))
+    .map(([name, run]) => ({ name: `fuse-${name.replaceAll('_', '-')}`, run: (graph) => run(graph, backend) }))

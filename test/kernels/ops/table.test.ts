@@ -1,5 +1,6 @@
 // What must hold for every row of the op table, whichever op it is.
 import test from 'ava'
+import { cpuBackend } from '../../../kernels/cpu/backend.js'
 import { OpError, type TensorType } from '../../../kernels/ops/definition.js'
 import { opNamed, opOfCode, ops } from '../../../kernels/ops/index.js'
 import { opCases } from '../../support/op-cases.js'
@@ -45,7 +46,7 @@ test('inference, cost and workspace accept every case, and an absent required in
     const outputs = op.infer(inputs, c.attributes)
     const { flops, bytes } = op.cost(inputs, outputs, c.attributes)
     t.true(Number.isFinite(flops) && flops >= 0 && Number.isFinite(bytes) && bytes >= 0, c.title)
-    const [one, two] = [1, 2].map((threads) => op.workspace?.(inputs, outputs, c.attributes, threads) ?? 0)
+    const [one, two] = [1, 2].map((threads) => cpuBackend(threads!).workspace(op, inputs, outputs, c.attributes))
     t.true(Number.isSafeInteger(one) && two! >= one!, `${c.title}: workspace ${one}, ${two}`)
     for (const [i, name] of op.inputs.entries()) {
       if (name.endsWith('?') || op.effect) continue

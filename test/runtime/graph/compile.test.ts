@@ -1,7 +1,7 @@
 // The compiled programs of a small GPT-2: what the plan promises, checked instruction by instruction without running anything.
 import test from 'ava'
 import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
-import { cpuFusions } from '../../../kernels/cpu/fusions.js'
+import { cpuBackend } from '../../../kernels/cpu/backend.js'
 import { dtypeBytes } from '../../../kernels/ops/definition.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import { verifyProgram } from '../../../native/verify.js'
@@ -55,11 +55,10 @@ function compiled(
     stage: 2,
     microBatch: 2,
     sequence: 16,
-    threads: 1,
     gathers: { maxReuseDistance: 0, maxLiveParameters: 1e9, prefetchBucketSize: 0 },
     persistenceThreshold: 0,
     persistenceLimit: 1e9,
-    fusions: cpuFusions,
+    backend: cpuBackend(1),
     training: {
       optimizer: {
         kind: options.optimizer ?? 'adam',
@@ -186,7 +185,7 @@ for (const [name, given] of Object.entries(precisions).slice(1)) {
             for (const { program, bytes } of Object.values(programs)) {
               t.deepEqual(lateReads(program, fixed), [])
               t.deepEqual(decodeProgram(bytes), JSON.parse(JSON.stringify(program)))
-              verifyProgram(program, { rank: ranks - 1, ranks, threads: 1 })
+              verifyProgram(program, { rank: ranks - 1, ranks, backend: cpuBackend(1) })
             }
           }
         }
@@ -333,7 +332,7 @@ test('fusions are made where the backend lists them, and only there', (t) => {
     t.true(fused.has(op), op)
   }
   t.false(fused.has('activation_backward'))
-  const plain = names(compiled({ fusions: [] }))
+  const plain = names(compiled({ backend: { ...cpuBackend(1), fusions: [] } }))
   t.false(plain.has('linear_activation'))
   t.true(plain.has('cross_entropy'))
 })

@@ -1,0 +1,12 @@
+// The GPU as the compiler sees it, with as many chunks of logits as the plan can afford to have few.
+import type { Backend } from '../ops/backend.js'
+import { gpuFusions } from './fusions.js'
+import { gpuWorkspace } from './workspace.js'
+
+/** The fused head's rows of logits in so many chunks; each but the first adds onto the weight's gradient once more. */
+export const gpuBackend = (logitChunks = 1): Backend => ({
+  fusions: gpuFusions,
+  alignment: 256,
+  workspace: (op, inputs, outputs, attributes) => gpuWorkspace[op.name]?.(inputs, outputs, attributes) ?? 0,
+  logitRows: (rows) => Math.min(rows, Math.ceil(rows / logitChunks / 128) * 128),
+})

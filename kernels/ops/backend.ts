@@ -1,0 +1,19 @@
+// What the compiler and the checks of programs ask of whatever runs a program's ops. Pure: it needs no machine of that kind.
+import type { Attributes, OpDefinition, TensorType } from './definition.js'
+import type { FusionName } from './fusion.js'
+
+export interface Backend {
+  /** The fused instructions that it has. */
+  readonly fusions: readonly FusionName[]
+  /** Bytes of which every address of a plan is a multiple. */
+  readonly alignment: number
+  /** Bytes of scratch memory that one call of the op works in, beside its operands. */
+  workspace(
+    op: OpDefinition,
+    inputs: readonly (TensorType | null)[],
+    outputs: readonly TensorType[],
+    attributes: Attributes,
+  ): number
+  /** How many of `rows` rows of logits over `classes` the fused head makes at a time. */
+  logitRows(rows: number, classes: number): number
+}
