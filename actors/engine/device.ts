@@ -1,9 +1,11 @@
 // What a run computes on: the backend that its programs are compiled for, what their fingerprints say of the machine, and how much memory
 // there is. Choosing needs no machine of that kind, so that plans can be made anywhere; `expectDevice` is for what runs.
+import { createHash } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import type { Program } from '../../kernels/abi/program.js'
 import { cpuBackend } from '../../kernels/cpu/backend.js'
 import { gpuBackend } from '../../kernels/gpu/backend.js'
+import { productChoices } from '../../kernels/gpu/choices.js'
 import type { Backend } from '../../kernels/ops/backend.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { referenceBackend } from '../../kernels/reference/backend.js'
@@ -60,6 +62,7 @@ export function chooseDevice(options: DeviceOptions, ranks: number): ChosenDevic
         gpu: used[0]?.name ?? 'unknown',
         compute: used[0]?.compute ?? 'unknown',
         cublasLt: gpu.cublasLt ?? 'unknown',
+        products: createHash('sha256').update(productChoices).digest('hex').slice(0, 16),
       },
       sharers: 1,
       // Of all its memory, not of what is free now: the same machine makes the same plan.

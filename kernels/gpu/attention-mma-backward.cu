@@ -1,7 +1,9 @@
 // Attention backward on tensor cores, five products to a tile. One block takes 128 keys of a pair and walks over the queries, 64 at a
-// time, in descending order. A warp owns 16 or 32 of the keys: it computes the scores transposed, so that probabilities and gradients
-// of scores go from the registers that they were computed in straight into the products for dV and dK, whose sums stay in registers
-// too. Only dQ needs the gradients of scores of all warps: they meet in shared memory, with one barrier for each tile.
+// time, in descending order. A group of one or two warps owns 32 of the keys and computes the scores transposed, so that probabilities
+// and gradients of scores go from the registers that they were computed in straight into the products for dV and dK, whose sums stay in
+// registers too. With heads above 64 those take the registers of two warps: each computes the scores of half of the queries, and owns
+// half of the columns of dV and dK. Only dQ needs the gradients of scores of all groups: they meet in shared memory, with one barrier
+// of the block for each tile.
 //
 // dQ is added up in f32 over the blocks of keys, always in ascending order: a warp adds its part of a tile when a flag tells that the
 // block of keys before has added the same part, starts its product from the sum so far, and the last block of keys rounds and stores.
@@ -23,25 +25,28 @@ constexpr int KEYS = 128, QUERIES = 64;
 
 template <int D>
 struct Backward {
-  /// Tiles of 16 keys of a warp, limited by the registers that dK and dV take.
-  static constexpr int key_tiles = D == 64 ? 2 : 1;
-  static constexpr int warps = KEYS / 16 / key_tiles, threads = warps * warp;
+  /// Keys of a group of warps and queries whose scores a warp holds at once.
+  static constexpr int group_keys = 32, step = 32, steps = QUERIES / step;
+  static constexpr int key_tiles = group_keys / 16;
+  /// Warps of a group.
+  static constexpr int sharing = D == 64 ? 1 : 2;
+  static constexpr int warps = KEYS / group_keys * sharing, threads = warps * warp;
   /// Blocks that share a multiprocessor.
   static constexpr int blocks = D == 64 ? 2 : 1;
-  /// Queries whose scores a warp holds at once.
-  static constexpr int step = QUERIES / key_tiles;
-  static constexpr int size_tiles = D / 8;
+  static constexpr int size_tiles = D / 8, own_tiles = size_tiles / sharing;
 
   /// A warp's part of dQ of a tile: tiles of 16 queries and of 8 columns.
   static constexpr int query_groups = D % 64 == 0 ? 2 : 4, column_groups = warps / query_groups;
   static constexpr int dq_rows = QUERIES / query_groups / 16, dq_columns = size_tiles / column_groups;
-  static_assert(dq_columns * column_groups == size_tiles);
+  static_assert(own_tiles * sharing == size_tiles && dq_columns * column_groups == size_tiles);
 
-  static constexpr int stride = stride_of<D>, ds_stride = stride_of<QUERIES>;
-  static constexpr int keys_at = 0, values_at = KEYS * stride, ticket_at = 2 * KEYS * stride, stages_at = ticket_at + 16;
+  static constexpr int stride = stride_of<D>, p_stride = stride_of<QUERIES>;
+  /// k and v, probabilities as [key][query] where two warps share them, and the ticket.
+  static constexpr int keys_at = 0, values_at = KEYS * stride, p_at = 2 * KEYS * stride;
+  static constexpr int ticket_at = p_at + (sharing > 1 ? KEYS * p_stride : 0), stages_at = ticket_at + 16;
   /// In one stage: q, do, the statistics of its queries, and the gradients of its scores as [key][query].
   static constexpr int d_at = QUERIES * stride, statistics_at = 2 * QUERIES * stride, ds_at = statistics_at + QUERIES * 8;
-  static constexpr int stage_bytes = ds_at + KEYS * ds_stride;
+  static constexpr int stage_bytes = ds_at + KEYS * p_stride;
   static constexpr size_t shared_bytes(int stages) { return stages_at + static_cast<size_t>(stages) * stage_bytes; }
 };
 
@@ -85,15 +90,13 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-/// Which of a lane's scores of a warp's transposed tile are kept: 4 bits for each tile of C, tiles of keys first.
-template <int D>
+/// Which of a lane's scores of a transposed tile of 32 keys and 32 queries are kept: 4 bits for each tile of C, by keys first.
 __device__ inline uint32_t kept_scores(const Mask& mask, int key, int query) {
-  using B = Backward<D>;
   const int lane = threadIdx.x % warp, r = lane / 4, c = lane % 4;
   uint32_t all = 0;
 #pragma unroll 1
   for (int tile = 0; tile < 8; ++tile) {
-    const int k = key + tile / (B::step / 8) * 16, q = query + tile % (B::step / 8) * 8 + c * 2;
+    const int k = key + tile / 4 * 16, q = query + tile % 4 * 8 + c * 2;
     uint32_t four = 0;
     if (mask.sequence % 4 == 0) {
       // The warp draws the 32 blocks of 16 keys and 8 queries and votes; this lane's block is of query q + r % 2, keys 4 * (r / 2) on.
@@ -104,8 +107,8 @@ __device__ inline uint32_t kept_scores(const Mask& mask, int key, int query) {
         const uint32_t vote = __ballot_sync(0xffffffffu, kept >> w & 1);
         votes = (r & 3) == w ? vote : votes;
       }
-      const int source = r / 4 * 8 + c;
-      four = (votes >> source & 1) | (votes >> (source + 4) & 1) << 1 | (votes >> (source + 16) & 1) << 2 | (votes >> (source + 20) & 1) << 3;
+      votes >>= r / 4 * 8 + c;
+      four = (votes & 1) | (votes >> 4 & 1) << 1 | (votes >> 16 & 1) << 2 | (votes >> 20 & 1) << 3;
     } else {
 #pragma unroll
       for (int e = 0; e < 4; ++e) four |= (mask.kept(q + e % 2, k + r + e / 2 * 8) ? 1u : 0u) << e;
@@ -115,12 +118,61 @@ __device__ inline uint32_t kept_scores(const Mask& mask, int key, int query) {
   return all;
 }
 
+/// to += left * right^T, both in shared memory: `left` a lane's address in 32 rows, `right` in 32 others, of D numbers.
+template <class T, int D>
+__device__ inline void multiply_rows(float (&to)[2][4][4], uint32_t left, uint32_t right) {
+  constexpr int stride = stride_of<D>;
+#pragma unroll
+  for (int d = 0; d < D / 16; ++d) {
+    uint32_t a[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) load_matrices(a[i], left + i * 16 * stride + d * 32);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      uint32_t b[4];
+      load_matrices(b, right + n * 16 * stride + d * 32);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int u = 0; u < 2; ++u) {
+          float(&sum)[4] = to[i][2 * n + u];
+          if (d == 0) multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
+          else multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], sum);
+        }
+      }
+    }
+  }
+}
+
+/// One step of 16 of to += left * right, `from` a lane's address in 16 rows of `right` in shared memory.
+template <class T, int ROWS, int COLUMNS>
+__device__ inline void multiply_step(float (&to)[ROWS][COLUMNS][4], const uint32_t (&left)[ROWS][4], uint32_t from) {
+#pragma unroll
+  for (int n = 0; n < COLUMNS; n += 2) {
+    if (n + 1 < COLUMNS) {
+      uint32_t b[4];
+      load_matrices_transposed(b, from + n * 16);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+        for (int u = 0; u < 2; ++u) multiply_add<T>(to[i][n + u], left[i], b[2 * u], b[2 * u + 1], to[i][n + u]);
+      }
+    } else {
+      uint32_t b[2];
+      load_matrices_transposed(b, from + n * 16);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) multiply_add<T>(to[i][n], left[i], b[0], b[1], to[i][n]);
+    }
+  }
+}
+
 template <class T, int D, bool DROPOUT>
 __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     attention_backward(const Plan plan, const Order order, const Exchange exchange, const int stages, const T* __restrict__ d_o,
                        const T* __restrict__ qkv, T* __restrict__ dqkv) {
   using B = Backward<D>;
   const int lane = threadIdx.x % warp, warp_index = threadIdx.x / warp;
+  const int group = warp_index / B::sharing, member = warp_index % B::sharing;
   unsigned* const ticket = reinterpret_cast<unsigned*>(attention_shared + B::ticket_at);
   if (threadIdx.x == 0) *ticket = atomicAdd(exchange.ticket, 1u);
   __syncthreads();
@@ -128,7 +180,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
   order.at(*ticket, pair, block);
 
   const int sequence = plan.sequence, width = plan.width(), hidden = plan.hidden();
-  const int first_key = block * KEYS, warp_key = first_key + warp_index * 16 * B::key_tiles;
+  const int first_key = block * KEYS, group_key = first_key + group * B::group_keys;
   const int all_tiles = divide_up(sequence, QUERIES), tiles = all_tiles - (plan.causal ? first_key / QUERIES : 0);
   const T* const q = qkv + plan.qkv_offset(pair);
   const T* const d_out = d_o + plan.o_offset(pair);
@@ -139,8 +191,9 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     if (index < tiles) {
       const int tile = all_tiles - 1 - index, query = tile * QUERIES;
       const uint32_t to = shared + B::stages_at + (index & (stages - 1)) * B::stage_bytes;
-      copy_rows<QUERIES, D, B::threads>(to, q + static_cast<int64_t>(query) * width, width, sequence - query);
-      copy_rows<QUERIES, D, B::threads>(to + B::d_at, d_out + static_cast<int64_t>(query) * hidden, hidden, sequence - query);
+      using Copy = RowCopy<QUERIES, D, B::threads>;
+      Copy::start(to, q + static_cast<int64_t>(query) * width, width, sequence - query);
+      Copy::start(to + B::d_at, d_out + static_cast<int64_t>(query) * hidden, hidden, sequence - query);
       if (threadIdx.x < QUERIES / 2) {
         copy_async(to + B::statistics_at + threadIdx.x * 16, exchange.statistics + (first_tile + tile) * QUERIES + threadIdx.x * 2, true);
       }
@@ -148,9 +201,10 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     commit_copies();
   };
   {
+    using Copy = RowCopy<KEYS, D, B::threads>;
     const T* const k = q + hidden + static_cast<int64_t>(first_key) * width;
-    copy_rows<KEYS, D, B::threads>(shared + B::keys_at, k, width, sequence - first_key);
-    copy_rows<KEYS, D, B::threads>(shared + B::values_at, k + hidden, width, sequence - first_key);
+    Copy::start(shared + B::keys_at, k, width, sequence - first_key);
+    Copy::start(shared + B::values_at, k + hidden, width, sequence - first_key);
   }
   copy_queries(0);
   if (stages == 2) copy_queries(1);
@@ -159,16 +213,18 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
   __syncthreads();
 
   const float factor = plan.scale * 1.4426950408889634f;
-  float dk[B::key_tiles][B::size_tiles][4], dv[B::key_tiles][B::size_tiles][4];
+  float dk[B::key_tiles][B::own_tiles][4], dv[B::key_tiles][B::own_tiles][4];
 #pragma unroll
-  for (int i = 0; i < B::key_tiles; ++i)
+  for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
-    for (int n = 0; n < B::size_tiles; ++n)
+    for (int n = 0; n < B::own_tiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) dk[i][n][e] = dv[i][n][e] = 0;
+    }
+  }
 
-  const uint32_t own_keys = shared + B::keys_at + warp_index * 16 * B::key_tiles * B::stride + rows_first(B::stride);
-  const uint32_t own_values = own_keys + B::values_at - B::keys_at;
+  const uint32_t group_keys = shared + B::keys_at + group * B::group_keys * B::stride + rows_first(B::stride);
+  const uint32_t group_values = group_keys + B::values_at - B::keys_at;
   const int query_group = warp_index % B::query_groups, column_group = warp_index / B::query_groups;
   const uint32_t dq_keys = shared + B::keys_at + column_group * B::dq_columns * 16 + rows_first(B::stride);
   unsigned* to_release = nullptr;
@@ -176,7 +232,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     if (!to_release) return;
     __syncwarp();
     if (lane == 0) {
-      __threadfence();
+      fence_device();
       store_coherent(to_release, static_cast<unsigned>(block) + 1);
     }
     to_release = nullptr;
@@ -191,137 +247,122 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     float4* const sums = exchange.sums + (first_tile + tile) * (QUERIES * D / 4) + threadIdx.x;
     unsigned seen = block > 0 ? load_coherent(added) : 0;
     float dq[B::dq_rows][B::dq_columns][4];
-
+    const auto active = [&](int step) {
+      return group_key < sequence && (!plan.causal || first_query + (step + 1) * B::step > group_key);
+    };
+    const auto begin_sums = [&] {
+      release();
+      if (block > 0) {
+        // Later loads cannot pass this one: they are issued when the flag's value is there, and meet the sums where the flag is.
+        while (seen != static_cast<unsigned>(block)) seen = load_coherent(added);
+      }
 #pragma unroll
-    for (int s = 0; s < B::key_tiles; ++s) {
-      const int step_query = first_query + s * B::step;
-      const bool active = warp_key < sequence && (!plan.causal || step_query + B::step > warp_key);
-      uint32_t p[B::key_tiles][B::step / 16][4], ds[B::key_tiles][B::step / 16][4];
-      if (active) {
-        uint32_t kept = 0;
-        if constexpr (DROPOUT) kept = kept_scores<D>(Mask(plan, pair), warp_key, step_query);
-        float scores[B::key_tiles][B::step / 8][4], dp[B::key_tiles][B::step / 8][4];
-        const uint32_t queries = stage + s * B::step * B::stride + columns_first(B::stride);
+      for (int i = 0; i < B::dq_rows; ++i) {
 #pragma unroll
-        for (int d = 0; d < D / 16; ++d) {
-          uint32_t a[B::key_tiles][4];
-#pragma unroll
-          for (int i = 0; i < B::key_tiles; ++i) load_matrices(a[i], own_keys + i * 16 * B::stride + d * 32);
-#pragma unroll
-          for (int n = 0; n < B::step / 16; ++n) {
-            uint32_t b[4];
-            load_matrices(b, queries + n * 16 * B::stride + d * 32);
-#pragma unroll
-            for (int i = 0; i < B::key_tiles; ++i)
-#pragma unroll
-              for (int u = 0; u < 2; ++u) {
-                float(&to)[4] = scores[i][2 * n + u];
-                if (d == 0) multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
-                else multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], to);
-              }
-          }
+        for (int n = 0; n < B::dq_columns; ++n) {
+          float4 sum = make_float4(0, 0, 0, 0);
+          if (block > 0) sum = load_coherent(sums + (i * B::dq_columns + n) * B::threads);
+          dq[i][n][0] = sum.x, dq[i][n][1] = sum.y, dq[i][n][2] = sum.z, dq[i][n][3] = sum.w;
         }
+      }
+    };
+
+    // One warp to a group takes all steps one after the other; of two each takes one.
 #pragma unroll
-        for (int d = 0; d < D / 16; ++d) {
-          uint32_t a[B::key_tiles][4];
+    for (int round = 0; round < B::steps / B::sharing; ++round) {
+      const int step = B::sharing > 1 ? member : round, step_query = first_query + step * B::step;
+      uint32_t p[B::step / 16][B::key_tiles][4], ds[B::step / 16][B::key_tiles][4];
+      if (active(step)) {
+        uint32_t kept = 0;
+        if constexpr (DROPOUT) kept = kept_scores(Mask(plan, pair), group_key, step_query);
+        float scores[B::key_tiles][B::step / 8][4], dp[B::key_tiles][B::step / 8][4];
+        const uint32_t queries = stage + step * B::step * B::stride + columns_first(B::stride);
+        multiply_rows<T, D>(scores, group_keys, queries);
+        multiply_rows<T, D>(dp, group_values, queries + B::d_at);
+
+        if ((plan.causal && step_query < group_key + B::group_keys - 1) || group_key + B::group_keys > sequence) {
 #pragma unroll
-          for (int i = 0; i < B::key_tiles; ++i) load_matrices(a[i], own_values + i * 16 * B::stride + d * 32);
+          for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
-          for (int n = 0; n < B::step / 16; ++n) {
-            uint32_t b[4];
-            load_matrices(b, queries + B::d_at + n * 16 * B::stride + d * 32);
+            for (int e = 0; e < 4; ++e) {
+              const int key = group_key + i * 16 + lane / 4 + e / 2 * 8;
+              const int from = key >= sequence ? first_query + QUERIES : plan.causal ? key : 0;
 #pragma unroll
-            for (int i = 0; i < B::key_tiles; ++i)
-#pragma unroll
-              for (int u = 0; u < 2; ++u) {
-                float(&to)[4] = dp[i][2 * n + u];
-                if (d == 0) multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
-                else multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], to);
+              for (int n = 0; n < B::step / 8; ++n) {
+                if (step_query + n * 8 + lane % 4 * 2 + e % 2 < from) scores[i][n][e] = -INFINITY;
               }
+            }
           }
         }
 
         const float4* const statistics =
-            reinterpret_cast<const float4*>(attention_shared + stage_at + B::statistics_at + s * B::step * 8) + lane % 4;
-        const bool masked = (plan.causal && step_query < warp_key + 16 * B::key_tiles - 1) || warp_key + 16 * B::key_tiles > sequence;
+            reinterpret_cast<const float4*>(attention_shared + stage_at + B::statistics_at + step * B::step * 8) + lane % 4;
 #pragma unroll
         for (int n = 0; n < B::step / 8; ++n) {
           const float4 two = statistics[n * 4];
 #pragma unroll
-          for (int i = 0; i < B::key_tiles; ++i)
+          for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              float probability = exp2_fast(fmaf(scores[i][n][e], factor, e % 2 ? two.z : two.x));
-              if (masked) {
-                const int key = warp_key + i * 16 + lane / 4 + e / 2 * 8, query = step_query + n * 8 + lane % 4 * 2 + e % 2;
-                if (key >= sequence || (plan.causal && key > query)) probability = 0;
-              }
+              const float probability = exp2_fast(fmaf(scores[i][n][e], factor, e % 2 ? two.z : two.x));
               float d_probability = dp[i][n][e];
               scores[i][n][e] = probability;
               if constexpr (DROPOUT) {
-                const bool keep = kept >> ((i * (B::step / 8) + n) * 4 + e) & 1;
+                const bool keep = kept >> ((i * 4 + n) * 4 + e) & 1;
                 scores[i][n][e] = keep ? probability : 0.0f;
                 d_probability = keep ? d_probability * plan.dropout.factor : 0.0f;
               }
               dp[i][n][e] = probability * (d_probability - (e % 2 ? two.w : two.y));
             }
+          }
         }
-        unsigned char* const to = attention_shared + stage_at + B::ds_at +
-                                  (warp_index * 16 * B::key_tiles + lane / 4) * B::ds_stride + s * B::step * 2 + lane % 4 * 4;
+        unsigned char* const to =
+            attention_shared + (group * B::group_keys + lane / 4) * B::p_stride + step * B::step * 2 + lane % 4 * 4;
 #pragma unroll
-        for (int i = 0; i < B::key_tiles; ++i)
+        for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
           for (int n = 0; n < B::step / 16; ++n) {
-            to_operand<T>(p[i][n], scores[i][2 * n], scores[i][2 * n + 1]);
-            to_operand<T>(ds[i][n], dp[i][2 * n], dp[i][2 * n + 1]);
+            to_operand<T>(p[n][i], scores[i][2 * n], scores[i][2 * n + 1]);
+            to_operand<T>(ds[n][i], dp[i][2 * n], dp[i][2 * n + 1]);
 #pragma unroll
             for (int u = 0; u < 4; ++u) {
-              *reinterpret_cast<uint32_t*>(to + (i * 16 + u % 2 * 8) * B::ds_stride + n * 32 + u / 2 * 16) = ds[i][n][u];
+              const int at = (i * 16 + u % 2 * 8) * B::p_stride + n * 32 + u / 2 * 16;
+              *reinterpret_cast<uint32_t*>(to + stage_at + B::ds_at + at) = ds[n][i][u];
+              if constexpr (B::sharing > 1) *reinterpret_cast<uint32_t*>(to + B::p_at + at) = p[n][i][u];
             }
           }
-      }
-
-      if (s == B::key_tiles - 1) {
-        // The sum so far is on its way while the products for dV and dK run.
-        release();
-        if (block > 0) {
-          while (seen != static_cast<unsigned>(block)) seen = load_coherent(added);
         }
-#pragma unroll
-        for (int i = 0; i < B::dq_rows; ++i)
-#pragma unroll
-          for (int n = 0; n < B::dq_columns; ++n) {
-            float4 sum = make_float4(0, 0, 0, 0);
-            if (block > 0) sum = load_coherent(sums + (i * B::dq_columns + n) * B::threads);
-            dq[i][n][0] = sum.x, dq[i][n][1] = sum.y, dq[i][n][2] = sum.z, dq[i][n][3] = sum.w;
-          }
       }
 
-      if (active) {
-        const uint32_t queries = stage + s * B::step * B::stride + rows_first(B::stride);
+      // The sum so far is on its way while the products for dV and dK run.
+      if (round == B::steps / B::sharing - 1) begin_sums();
+
+      const auto add_step = [&](int of, uint32_t (&left_p)[B::step / 16][B::key_tiles][4], uint32_t (&left_ds)[B::step / 16][B::key_tiles][4]) {
+        const uint32_t queries = stage + of * B::step * B::stride + member * B::own_tiles * 16 + rows_first(B::stride);
 #pragma unroll
         for (int n = 0; n < B::step / 16; ++n) {
-#pragma unroll
-          for (int d = 0; d < D / 16; ++d) {
-            uint32_t b[4];
-            load_matrices_transposed(b, queries + B::d_at + n * 16 * B::stride + d * 32);
-#pragma unroll
-            for (int i = 0; i < B::key_tiles; ++i)
-#pragma unroll
-              for (int u = 0; u < 2; ++u) multiply_add<T>(dv[i][2 * d + u], p[i][n], b[2 * u], b[2 * u + 1], dv[i][2 * d + u]);
-          }
+          multiply_step<T>(dv, left_p[n], queries + B::d_at + n * 16 * B::stride);
         }
 #pragma unroll
         for (int n = 0; n < B::step / 16; ++n) {
+          multiply_step<T>(dk, left_ds[n], queries + n * 16 * B::stride);
+        }
+      };
+      if (active(step)) add_step(step, p, ds);
+      if constexpr (B::sharing > 1) {
+        sync_threads<B::sharing * warp>(1 + group);
+        const int other = 1 - step;
+        if (active(other)) {
+          const uint32_t from = shared + group * B::group_keys * B::p_stride + other * B::step * 2 + rows_first(B::p_stride);
 #pragma unroll
-          for (int d = 0; d < D / 16; ++d) {
-            uint32_t b[4];
-            load_matrices_transposed(b, queries + n * 16 * B::stride + d * 32);
+          for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
-            for (int i = 0; i < B::key_tiles; ++i)
-#pragma unroll
-              for (int u = 0; u < 2; ++u) multiply_add<T>(dk[i][2 * d + u], ds[i][n], b[2 * u], b[2 * u + 1], dk[i][2 * d + u]);
+            for (int n = 0; n < B::step / 16; ++n) {
+              load_matrices(p[n][i], from + B::p_at + i * 16 * B::p_stride + n * 32);
+              load_matrices(ds[n][i], from + stage_at + B::ds_at + i * 16 * B::p_stride + n * 32);
+            }
           }
+          add_step(other, p, ds);
         }
       }
     }
@@ -334,50 +375,35 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     const int group_query = first_query + query_group * 16 * B::dq_rows;
     const int unmasked = plan.causal ? group_query + 16 * B::dq_rows - first_key : KEYS;
     const int keys = sequence - first_key < unmasked ? sequence - first_key : unmasked;
-    const uint32_t ds_tile = stage + B::ds_at + query_group * B::dq_rows * 32 + columns_first(B::ds_stride);
-    const auto multiply_step = [&](int k) {
+    const uint32_t ds_tile = stage + B::ds_at + query_group * B::dq_rows * 32 + columns_first(B::p_stride);
+    const auto add_keys = [&](int k) {
       uint32_t a[B::dq_rows][4];
 #pragma unroll
-      for (int i = 0; i < B::dq_rows; ++i) load_matrices_transposed(a[i], ds_tile + k * 16 * B::ds_stride + i * 32);
-#pragma unroll
-      for (int n = 0; n < B::dq_columns; n += 2) {
-        const uint32_t from = dq_keys + k * 16 * B::stride + n * 16;
-        if (n + 1 < B::dq_columns) {
-          uint32_t b[4];
-          load_matrices_transposed(b, from);
-#pragma unroll
-          for (int i = 0; i < B::dq_rows; ++i)
-#pragma unroll
-            for (int u = 0; u < 2; ++u) multiply_add<T>(dq[i][n + u], a[i], b[2 * u], b[2 * u + 1], dq[i][n + u]);
-        } else {
-          uint32_t b[2];
-          load_matrices_transposed(b, from);
-#pragma unroll
-          for (int i = 0; i < B::dq_rows; ++i) multiply_add<T>(dq[i][n], a[i], b[0], b[1], dq[i][n]);
-        }
-      }
+      for (int i = 0; i < B::dq_rows; ++i) load_matrices_transposed(a[i], ds_tile + k * 16 * B::p_stride + i * 32);
+      multiply_step<T>(dq, a, dq_keys + k * 16 * B::stride);
     };
     if (keys >= KEYS) {
 #pragma unroll
-      for (int k = 0; k < KEYS / 16; ++k) multiply_step(k);
+      for (int k = 0; k < KEYS / 16; ++k) add_keys(k);
     } else {
 #pragma unroll 1
-      for (int k = 0; k * 16 < keys; ++k) multiply_step(k);
+      for (int k = 0; k * 16 < keys; ++k) add_keys(k);
     }
 
     const int last_block = plan.causal ? first_query / KEYS : (sequence - 1) / KEYS;
     if (block < last_block) {
 #pragma unroll
-      for (int i = 0; i < B::dq_rows; ++i)
+      for (int i = 0; i < B::dq_rows; ++i) {
 #pragma unroll
         for (int n = 0; n < B::dq_columns; ++n) {
           store_coherent(sums + (i * B::dq_columns + n) * B::threads, make_float4(dq[i][n][0], dq[i][n][1], dq[i][n][2], dq[i][n][3]));
         }
+      }
       to_release = added;
     } else {
       T* const to = dqkv + plan.qkv_offset(pair) + column_group * B::dq_columns * 8 + lane % 4 * 2;
 #pragma unroll
-      for (int i = 0; i < B::dq_rows; ++i)
+      for (int i = 0; i < B::dq_rows; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = group_query + i * 16 + half * 8 + lane / 4;
@@ -388,6 +414,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
                 pack<T>(dq[i][n][2 * half] * plan.scale, dq[i][n][2 * half + 1] * plan.scale);
           }
         }
+      }
     }
 
     if (stages == 1) {
@@ -399,24 +426,31 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
   }
   release();
 
-  // A warp's results go out through its own rows of keys and values, once no warp reads the keys any more.
+  // A group's results go out through its own rows of keys and values, once no warp reads the keys any more.
   __syncthreads();
   const float dv_factor = DROPOUT ? plan.dropout.factor : 1.0f;
-  const int mine = warp_index * 16 * B::key_tiles * B::stride;
+  const int mine = group * B::group_keys * B::stride;
 #pragma unroll
-  for (int i = 0; i < B::key_tiles; ++i)
+  for (int i = 0; i < B::key_tiles; ++i) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int half = 0; half < 2; ++half) {
+      unsigned char* const to =
+          attention_shared + mine + (i * 16 + half * 8 + lane / 4) * B::stride + member * B::own_tiles * 16 + lane % 4 * 4;
 #pragma unroll
-      for (int n = 0; n < B::size_tiles; ++n) {
-        unsigned char* const to = attention_shared + mine + (i * 16 + half * 8 + lane / 4) * B::stride + n * 16 + lane % 4 * 4;
-        *reinterpret_cast<uint32_t*>(to + B::keys_at) = pack<T>(dk[i][n][2 * half] * plan.scale, dk[i][n][2 * half + 1] * plan.scale);
-        *reinterpret_cast<uint32_t*>(to + B::values_at) = pack<T>(dv[i][n][2 * half] * dv_factor, dv[i][n][2 * half + 1] * dv_factor);
+      for (int n = 0; n < B::own_tiles; ++n) {
+        *reinterpret_cast<uint32_t*>(to + B::keys_at + n * 16) = pack<T>(dk[i][n][2 * half] * plan.scale, dk[i][n][2 * half + 1] * plan.scale);
+        *reinterpret_cast<uint32_t*>(to + B::values_at + n * 16) = pack<T>(dv[i][n][2 * half] * dv_factor, dv[i][n][2 * half + 1] * dv_factor);
       }
-  __syncwarp();
-  T* const to = dqkv + plan.qkv_offset(pair) + hidden + static_cast<int64_t>(warp_key) * width;
-  store_rows<16 * B::key_tiles, D>(to, attention_shared + B::keys_at + mine, width, sequence - warp_key);
-  store_rows<16 * B::key_tiles, D>(to + hidden, attention_shared + B::values_at + mine, width, sequence - warp_key);
+    }
+  }
+  if constexpr (B::sharing > 1) sync_threads<B::sharing * warp>(1 + group);
+  else __syncwarp();
+  // Of two warps one stores dK and the other dV.
+  T* const to = dqkv + plan.qkv_offset(pair) + hidden + static_cast<int64_t>(group_key) * width;
+  if (B::sharing == 1 || member == 0) store_rows<B::group_keys, D>(to, attention_shared + B::keys_at + mine, width, sequence - group_key);
+  if (B::sharing == 1 || member == 1) {
+    store_rows<B::group_keys, D>(to + hidden, attention_shared + B::values_at + mine, width, sequence - group_key);
+  }
 }
 
 template <int D>

@@ -74,15 +74,14 @@ __global__ void __launch_bounds__(128, BLOCKS)
     const int key = tile * KEYS;
     const uint32_t to = shared + F::keys_at + (tile & (stages - 1)) * F::stage_bytes;
     const int64_t offset = static_cast<int64_t>(key) * width;
-    copy_rows<KEYS, D, F::threads>(to, k + offset, width, sequence - key);
-    copy_rows<KEYS, D, F::threads>(to + F::values_at, v + offset, width, sequence - key);
+    RowCopy<KEYS, D, F::threads>::start(to, k + offset, width, sequence - key);
+    RowCopy<KEYS, D, F::threads>::start(to + F::values_at, v + offset, width, sequence - key);
     commit_copies();
   };
-  copy_rows<F::rows, D, F::threads>(shared + F::q_at, q + static_cast<int64_t>(first_query) * width, width, sequence - first_query);
+  RowCopy<F::rows, D, F::threads>::start(shared + F::q_at, q + static_cast<int64_t>(first_query) * width, width, sequence - first_query);
   copy_keys(0);
 
   const float factor = plan.scale * 1.4426950408889634f;
-  const float slack = 8.0f / factor;
   float sums[F::row_tiles][F::size_tiles][4];
   float top[F::row_tiles][2], total[F::row_tiles][2];
 #pragma unroll
@@ -156,7 +155,7 @@ __global__ void __launch_bounds__(128, BLOCKS)
         most = fmaxf(most, shuffle_xor(most, 1));
         most = fmaxf(most, shuffle_xor(most, 2));
         here[i][half] = most;
-        risen = risen || most > top[i][half] + slack;
+        risen = risen || (most - top[i][half]) * factor > 8.0f;
       }
     }
     if (__any_sync(0xffffffffu, risen)) {

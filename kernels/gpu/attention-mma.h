@@ -17,19 +17,43 @@ namespace deeptroupe::gpu {
 template <int D>
 inline constexpr int stride_of = (D / 8 | 1) * 16;
 
-/// Starts the copy of `ROWS` rows of D numbers, `from_stride` numbers apart; rows from `valid` on become zeros.
-template <int ROWS, int D, int THREADS, class T>
-__device__ inline void copy_rows(uint32_t to, const T* from, int from_stride, int valid) {
-  constexpr int chunks = D / 8, total = ROWS * chunks;
+/// Starts copies of `ROWS` rows of D numbers into shared memory; a thread takes some chunks of some rows, the same in every call.
+template <int ROWS, int D, int THREADS>
+struct RowCopy {
+  static constexpr int chunks = D / 8;
+  /// Threads that share a row: their chunks lie together.
+  static constexpr int sharing = chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : 2;
+  static constexpr int at_once = THREADS / sharing;
+  static_assert(chunks % sharing == 0 && (ROWS % at_once == 0 || at_once % ROWS == 0));
+
+  static __device__ int row() { return static_cast<int>(threadIdx.x) / sharing; }
+  static __device__ int chunk() { return static_cast<int>(threadIdx.x) % sharing; }
+
+  /// The rows begin at `from` and are `from_stride` numbers apart; those from `valid` on, which is at least 1, become zeros.
+  template <class T>
+  static __device__ void start(uint32_t to, const T* from, int from_stride, int valid) {
+    if (at_once > ROWS && row() >= ROWS) return;
+    to += row() * stride_of<D> + chunk() * 16;
+    from += chunk() * 8;
+    if (valid >= ROWS) {
+      const T* at = from + static_cast<int64_t>(row()) * from_stride;
+      const int64_t step = static_cast<int64_t>(at_once) * from_stride;
 #pragma unroll
-  for (int first = 0; first < total; first += THREADS) {
-    const int i = first + static_cast<int>(threadIdx.x), row = i / chunks, chunk = i % chunks;
-    if (total % THREADS == 0 || i < total) {
-      const bool inside = row < valid;
-      copy_async(to + row * stride_of<D> + chunk * 16, from + static_cast<int64_t>(inside ? row : 0) * from_stride + chunk * 8, inside);
+      for (int first = 0; first < ROWS; first += at_once, at += step) {
+#pragma unroll
+        for (int c = 0; c < chunks; c += sharing) copy_async(to + first * stride_of<D> + c * 16, at + c * 8, true);
+      }
+    } else {
+#pragma unroll 1
+      for (int first = 0; first < ROWS; first += at_once) {
+        const bool inside = first + row() < valid;
+        const T* const at = from + static_cast<int64_t>(inside ? first + row() : 0) * from_stride;
+#pragma unroll
+        for (int c = 0; c < chunks; c += sharing) copy_async(to + first * stride_of<D> + c * 16, at + c * 8, inside);
+      }
     }
   }
-}
+};
 
 /// Writes a warp's `ROWS` rows of D numbers from shared memory, 16 bytes at a time, rows from `valid` on left out.
 template <int ROWS, int D, class T>

@@ -114,6 +114,15 @@ __device__ inline void store_coherent(float4* to, float4 value) {
                : "memory");
 }
 
+/// Orders this thread's memory accesses, and those that it knows of, as other blocks see them.
+__device__ inline void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+/// A barrier of `THREADS` threads in whole warps; `id` is from 1 to 15, 0 being that of __syncthreads.
+template <int THREADS>
+__device__ inline void sync_threads(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
+}
+
 }  // namespace deeptroupe::gpu
 
 #endif

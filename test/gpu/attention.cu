@@ -93,7 +93,7 @@ Properties properties() {
 size_t workspace_of(const Case& c) {
   const size_t pairs = static_cast<size_t>(c.batch) * c.heads, tiles = (c.sequence + 63) / 64;
   if (c.dtype == DType::f32 || !(c.size == 64 || c.size == 80 || c.size == 96 || c.size == 128)) return 4 * pairs * c.sequence;
-  return pairs * tiles * (64 * 8 + 4 * 8 + (c.sequence > 128 ? size_t{64} * 4 * c.size : 0)) + 16;
+  return pairs * tiles * (64 * 8 + (c.size == 64 ? 4 : 8) * 4 + (c.sequence > 128 ? size_t{64} * 4 * c.size : 0)) + 4;
 }
 
 /// One case's operands and results on the device, and the two calls.
