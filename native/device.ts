@@ -2,7 +2,7 @@
 // own worker. `cpu` is the addon, `reference` runs the same programs in TypeScript.
 import type { ArenaName } from '../kernels/abi/program.js'
 
-export type DeviceName = 'cpu' | 'reference'
+export type DeviceName = 'cpu' | 'cuda' | 'reference'
 
 /** Bytes of each arena of one rank. */
 export type ArenaSizes = Readonly<Record<ArenaName, number>>

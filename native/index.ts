@@ -19,7 +19,7 @@ import {
   referenceProgress,
   renewReferenceGroup,
 } from './executor/reference.js'
-import { addon } from './load.js'
+import { addon, machine } from './load.js'
 
 interface Device {
   createGroup(options: GroupOptions): DeviceGroup
@@ -29,6 +29,10 @@ interface Device {
   progress(token: GroupToken): RankProgress[]
 }
 
+const missing = (): never => {
+  throw new DeviceError('DEVICE_MISSING', machine().gpu.reason!)
+}
+
 const devices: Readonly<Record<DeviceName, Device>> = {
   cpu: {
     createGroup: createCpuGroup,
@@ -36,6 +40,13 @@ const devices: Readonly<Record<DeviceName, Device>> = {
     abortGroup: abortCpuGroup,
     renewGroup: renewCpuGroup,
     progress: cpuProgress,
+  },
+  cuda: {
+    createGroup: () => missing(),
+    openRank: () => missing(),
+    abortGroup: () => missing(),
+    renewGroup: () => missing(),
+    progress: () => missing(),
   },
   reference: {
     createGroup: createReferenceGroup,
@@ -86,4 +97,4 @@ export const groupProgress = (token: GroupToken): RankProgress[] => devices[toke
 export const mappedBytes = (): number => addon().addon?.mappedBytes() ?? 0
 
 export * from './device.js'
-export { type Addon, addon, type Machine, machine } from './load.js'
+export { type Addon, addon, type GpuDevice, type GpuMachine, type Machine, machine } from './load.js'

@@ -70,7 +70,28 @@ function open(): AddonResult {
   return { addon: loaded }
 }
 
-/** What the CPU device would have to work with. */
+/** One GPU. */
+export interface GpuDevice {
+  readonly name: string
+  readonly memoryBytes: number
+  readonly freeBytes: number
+  /** Compute capability, e.g. `9.0`. */
+  readonly compute: string
+  readonly multiprocessors: number
+}
+
+/** What the `cuda` device would have to work with. */
+export interface GpuMachine {
+  readonly devices: readonly GpuDevice[]
+  /** Versions; null where there is none. */
+  readonly driver: string | null
+  readonly cublasLt: string | null
+  readonly nccl: string | null
+  /** Why there are no devices to work with. */
+  readonly reason?: string
+}
+
+/** What the devices would have to work with. */
 export interface Machine {
   /** Instruction sets whose kernels run here, best first; empty without the addon. */
   readonly isa: readonly string[]
@@ -78,6 +99,7 @@ export interface Machine {
   /** Threads that the process may run at once. */
   readonly cores: number
   readonly memoryBytes: number
+  readonly gpu: GpuMachine
   /** Why there is no addon. */
   readonly reason?: string
 }
@@ -90,6 +112,13 @@ export function machine(): Machine {
     best: isa[0] ?? null,
     cores: availableParallelism(),
     memoryBytes: totalmem(),
+    gpu: {
+      devices: [],
+      driver: null,
+      cublasLt: null,
+      nccl: null,
+      reason: 'gpu: the addon, expected one with a GPU part, got one without',
+    },
     ...(reason === undefined ? {} : { reason }),
   }
 }

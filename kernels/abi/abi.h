@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0xd9b8edb7672531a7;
+inline constexpr uint64_t op_table_hash = 0x3a8b2bb0e1a8ba7e;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -162,12 +162,15 @@ struct LinearActivationAttributes {
 struct LinearInputGradientActivationAttributes {
   int64_t transposed;
   int64_t kind;
+  int64_t sum;
+  int64_t wide;
 };
 struct LayerNormAttributes {
   double epsilon;
 };
 struct LayerNormBackwardAttributes {
   int64_t wide;
+  int64_t sum;
 };
 struct AttentionAttributes {
   int64_t heads;
@@ -324,9 +327,9 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::linear_input_gradient, "linear_input_gradient", 2, 0, 1, 0, 1, false},
     {Opcode::linear_weight_gradient, "linear_weight_gradient", 2, 0, 1, 0, 2, false},
     {Opcode::linear_activation, "linear_activation", 3, 4, 2, 0, 2, false},
-    {Opcode::linear_input_gradient_activation, "linear_input_gradient_activation", 3, 0, 1, 0, 2, false},
+    {Opcode::linear_input_gradient_activation, "linear_input_gradient_activation", 3, 0, 2, 0, 4, false},
     {Opcode::layer_norm, "layer_norm", 3, 6, 3, 0, 1, false},
-    {Opcode::layer_norm_backward, "layer_norm_backward", 6, 36, 3, 0, 1, false},
+    {Opcode::layer_norm_backward, "layer_norm_backward", 6, 36, 4, 0, 2, false},
     {Opcode::attention, "attention", 1, 0, 2, 3, 5, false},
     {Opcode::attention_backward, "attention_backward", 4, 0, 1, 3, 5, false},
     {Opcode::softmax, "softmax", 1, 0, 1, 0, 0, false},

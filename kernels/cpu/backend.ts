@@ -14,4 +14,5 @@ export const cpuBackend = (threads: number): Backend => ({
   workspace: (op, inputs, outputs, attributes) => cpuWorkspace[op.name]?.(inputs, outputs, attributes, threads) ?? 0,
   // A multiple of 128, and at least that.
   logitRows: (rows, classes) => Math.min(rows, Math.max(128, Math.floor(logitBytes / 4 / classes / 128) * 128)),
+  slowPath: () => null,
 })

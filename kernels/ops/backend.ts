@@ -16,4 +16,6 @@ export interface Backend {
   ): number
   /** How many of `rows` rows of logits over `classes` the fused head makes at a time. */
   logitRows(rows: number, classes: number): number
+  /** In words, why a call takes a slower path than most; null where it does not. */
+  slowPath(op: OpDefinition, inputs: readonly (TensorType | null)[], attributes: Attributes): string | null
 }

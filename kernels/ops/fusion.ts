@@ -11,6 +11,10 @@ export const fusionNames = [
   'linear_input_gradient_activation',
   /** `layer_norm_backward` adds the gradient that flows past the norm. */
   'layer_norm_backward_residual',
+  /** `layer_norm_backward` also adds up the rows of what it makes. */
+  'layer_norm_backward_sum',
+  /** `linear_input_gradient_activation` also adds up the rows of what it makes. */
+  'linear_input_gradient_activation_sum',
   /** `dropout` adds a residual. */
   'dropout_residual',
   /** `embedding_backward` adds onto an existing gradient (tied weights). */

@@ -14,6 +14,7 @@ import {
   type OpCost,
   type OpDefinition,
   OpError,
+  option,
   required,
   rowsOf,
   showType,
@@ -124,20 +125,25 @@ export const linearActivation: OpDefinition = {
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
 }
 
-/** dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. */
+/**
+ * dpre = (dy W^T) * f'(pre), rounded once: the input gradient of a linear layer and the derivative of the activation before it. With
+ * `sum` 1 also the sum over all rows of dpre as stored, in fixed chunks of rows: the bias gradient of the layer before, with `wide` 1 in
+ * f32 whatever dy is.
+ */
 export const linearInputGradientActivation: OpDefinition = {
   name: 'linear_input_gradient_activation',
   opcode: 24,
   inputs: ['dy', 'weight', 'pre'],
-  outputs: ['dpre'],
-  attributes: { transposed: 'int', kind: 'int' },
+  outputs: ['dpre', 'sum'],
+  attributes: { transposed: 'int', kind: 'int', sum: 'option', wide: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const op = 'linear_input_gradient_activation'
     const dpre = product(op, inputs, { transposed: int(attributes, 'transposed') ? 0 : 1 })
     expectType(op, 'pre', required(op, inputs, 2, 'pre'), dpre)
     expectKind(op, int(attributes, 'kind'))
-    return [dpre]
+    const sum = { shape: [lastDim(dpre.shape)], dtype: widened(dpre.dtype, attributes) }
+    return option(attributes, 'sum') ? [dpre, sum] : [dpre]
   },
   cost: (inputs, outputs) => productCost(inputs, outputs, elements(inputs[0]!.shape) * lastDim(outputs[0]!.shape)),
 }

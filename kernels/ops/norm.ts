@@ -4,6 +4,7 @@ import {
   expectType,
   lastDim,
   type OpDefinition,
+  option,
   required,
   statistic,
   streamCost,
@@ -49,14 +50,15 @@ export const layerNorm: OpDefinition = {
 
 /**
  * dx (+ residual), dweight, dbias. With `residual`, the gradient that flows past the norm is added to dx in the same pass.
- * Parameter gradients are summed over fixed chunks of 64 rows, the chunks in order; with `wide` 1 they are f32 whatever x is.
+ * With `sum` 1 also the sum over all rows of dx as stored: the bias gradient of the layer before. Parameter gradients and the sum are
+ * added up over fixed chunks of 64 rows, the chunks in order; with `wide` 1 they are f32 whatever x is.
  */
 export const layerNormBackward: OpDefinition = {
   name: 'layer_norm_backward',
   opcode: 31,
   inputs: ['dy', 'x', 'weight?', 'mean', 'rstd', 'residual?'],
-  outputs: ['dx', 'dweight', 'dbias'],
-  attributes: { wide: 'option' },
+  outputs: ['dx', 'dweight', 'dbias', 'sum'],
+  attributes: { wide: 'option', sum: 'option' },
   scalars: [],
   infer: (inputs, attributes) => {
     const op = 'layer_norm_backward'
@@ -68,7 +70,7 @@ export const layerNormBackward: OpDefinition = {
     expectType(op, 'rstd', required(op, inputs, 4, 'rstd'), rowStatistics(dy))
     if (inputs[5]) expectType(op, 'residual', inputs[5], dy)
     const gradient = { shape: [lastDim(dy.shape)], dtype: widened(dy.dtype, attributes) }
-    return [dy, gradient, gradient]
+    return option(attributes, 'sum') ? [dy, gradient, gradient, gradient] : [dy, gradient, gradient]
   },
   cost: (inputs, outputs) => streamCost(inputs, outputs, 14),
   inPlace: [

@@ -1,6 +1,7 @@
 // Element by element arithmetic and copies. A second operand with fewer dims is repeated.
 import { int } from '../ops/definition.js'
 import type { ReferenceKernel } from './kernel.js'
+import { sumOfRows } from './matrix.js'
 import { load, store } from './storage.js'
 
 const binary =
@@ -29,11 +30,7 @@ const copy: ReferenceKernel = ({ inputs, outputs }) => outputs[0]!.data.set(inpu
 const sumLeading: ReferenceKernel = ({ inputs, outputs, attributes }) => {
   const { shape } = inputs[0]!
   const width = shape.slice(shape.length - int(attributes, 'rank')).reduce((product, dim) => product * dim, 1)
-  const sums = new Float64Array(width)
-  load(inputs[0]!).forEach((x, i) => {
-    sums[i % width]! += x
-  })
-  store(outputs[0], sums)
+  store(outputs[0], sumOfRows(load(inputs[0]!), width))
 }
 
 export const elementwise: Readonly<Record<string, ReferenceKernel>> = {

@@ -2,7 +2,7 @@
 import { type Attributes, int, lastDim, rowsOf } from '../ops/definition.js'
 import { activationOf } from './activation.js'
 import type { ReferenceCall, ReferenceKernel, ReferenceTensor } from './kernel.js'
-import { multiply, transpose } from './matrix.js'
+import { multiply, sumOfRows, transpose } from './matrix.js'
 import { load, rounding, store } from './storage.js'
 
 /** The weight as K x N. */
@@ -52,10 +52,11 @@ const linearActivation: ReferenceKernel = (call) => {
 const linearInputGradientActivation: ReferenceKernel = (call) => {
   const pre = load(call.inputs[2]!)
   const { slope } = activationOf(call.attributes)
-  store(
-    call.outputs[0],
-    inputGradient(call).map((g, i) => g * slope(pre[i]!)),
-  )
+  const dpre = inputGradient(call)
+    .map((g, i) => g * slope(pre[i]!))
+    .map(rounding(call.inputs[0]!.dtype))
+  store(call.outputs[0], dpre)
+  store(call.outputs[1], sumOfRows(dpre, lastDim(call.inputs[2]!.shape)))
 }
 
 export const linears: Readonly<Record<string, ReferenceKernel>> = {

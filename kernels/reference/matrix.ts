@@ -1,4 +1,4 @@
-// Row-major matrices in float64 for the linear layers and the fused head.
+// Row-major matrices in float64 for linear layers, sums over rows and the fused head.
 
 /** C_MN = A_MK B_KN. */
 export function multiply(a: Float64Array, b: Float64Array, m: number, k: number, n: number): Float64Array {
@@ -19,4 +19,13 @@ export function transpose(a: Float64Array, rows: number, columns: number): Float
     for (let column = 0; column < columns; column++) t[column * rows + row] = a[row * columns + column]!
   }
   return t
+}
+
+/** The sum of all rows of a matrix of `columns`. */
+export function sumOfRows(a: Float64Array, columns: number): Float64Array {
+  const sums = new Float64Array(columns)
+  a.forEach((x, i) => {
+    sums[i % columns]! += x
+  })
+  return sums
 }

@@ -1,7 +1,8 @@
 // Layer normalisation by its definition: two passes per row for the statistics. Legend: x_RC, R rows of C elements.
 import { lastDim, rowsOf } from '../ops/definition.js'
 import type { ReferenceKernel } from './kernel.js'
-import { load, store } from './storage.js'
+import { sumOfRows } from './matrix.js'
+import { load, rounding, store } from './storage.js'
 
 const layerNorm: ReferenceKernel = ({ inputs, outputs, attributes }) => {
   const { shape } = inputs[0]!
@@ -57,6 +58,7 @@ const layerNormBackward: ReferenceKernel = ({ inputs, outputs }) => {
   store(outputs[0], dx_RC)
   store(outputs[1], dweight)
   store(outputs[2], dbias)
+  store(outputs[3], sumOfRows(dx_RC.map(rounding(inputs[0]!.dtype)), width))
 }
 
 export const norms: Readonly<Record<string, ReferenceKernel>> = {

@@ -56,6 +56,23 @@ const fusions: Readonly<Record<FusionName, (random: RandomTensors, transposed: n
       [fused[2]!, dbias!],
     ]
   },
+  layer_norm_backward_sum: (r) => {
+    const [x, weight] = [r.normal([rows, k]), r.normal([k])]
+    const [, mean, rstd] = builder.emit('layer_norm', [x, weight, null], { epsilon: 1e-5 })
+    const inputs = [r.normal([rows, k]), x, weight, mean!, rstd!, r.normal([rows, k])]
+    const fused = builder.emit('layer_norm_backward', inputs, { sum: 1 })
+    const plain = builder.emit('layer_norm_backward', inputs)
+    return [...plain, one('sum_leading', [plain[0]!], { rank: 1 })].map((tensor, i) => [fused[i]!, tensor] as const)
+  },
+  linear_input_gradient_activation_sum: (r, transposed) => {
+    const inputs = [r.normal([rows, n]), r.normal(weightShape(transposed, k, n)), r.normal([rows, k])]
+    const fused = builder.emit('linear_input_gradient_activation', inputs, { transposed, kind: 0, sum: 1 })
+    const plain = one('linear_input_gradient_activation', inputs, { transposed, kind: 0 })
+    return [
+      [fused[0]!, plain],
+      [fused[1]!, one('sum_leading', [plain], { rank: 1 })],
+    ]
+  },
   dropout_residual: (r) => {
     const [x, residual] = [r.normal([rows, k]), r.normal([rows, k])]
     const attributes = { p: 0.4, op_id: 3 }

@@ -3,6 +3,7 @@
 import { activationKinds } from '../../kernels/ops/activation.js'
 import { type Attributes, elements } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
+import type { FusionName } from '../../kernels/ops/fusion.js'
 import { type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
 
 export interface OpCase {
@@ -16,11 +17,13 @@ export interface OpCase {
   readonly compareOnly: boolean
   /** Only where the op's floats have 16 bits. */
   readonly halvesOnly: boolean
+  /** The fused form that a backend has to have for it. */
+  readonly needs?: FusionName
   inputs(random: RandomTensors): Operand[]
 }
 
 type Make = (random: RandomTensors) => Operand[]
-type Options = Partial<Pick<OpCase, 'attributes' | 'roles' | 'rank' | 'ranks' | 'compareOnly' | 'halvesOnly'>>
+type Options = Partial<Pick<OpCase, 'attributes' | 'roles' | 'rank' | 'ranks' | 'compareOnly' | 'halvesOnly' | 'needs'>>
 
 const opCase = (op: string, title: string, inputs: Make, options: Options = {}): OpCase => ({
   op,
@@ -226,6 +229,12 @@ function* linearCases(): Generator<OpCase> {
           (r) => [r.normal(y), r.normal(weight), r.normal(x)],
           fused,
         )
+        yield opCase(
+          'linear_input_gradient_activation',
+          `${title} ${name}, sum`,
+          (r) => [r.normal(y), r.normal(weight), r.normal(x)],
+          { ...fused, attributes: { ...fused.attributes, sum: 1 }, needs: 'linear_input_gradient_activation_sum' },
+        )
       }
     }
   }
@@ -255,20 +264,27 @@ function* normCases(): Generator<OpCase> {
       ]
       yield opCase('layer_norm', title, forward, options)
       if (bias) continue
-      for (const [residual, wide] of [
-        [false, 0],
-        [true, 0],
-        [true, 1],
+      for (const [residual, wide, sum] of [
+        [false, 0, 0],
+        [true, 0, 0],
+        [true, 1, 0],
+        [true, 0, 1],
+        [false, 1, 1],
       ] as const) {
         yield opCase(
           'layer_norm_backward',
-          `${title} ${flags({ residual, wide })}`,
+          `${title} ${flags({ residual, wide, sum })}`,
           (r) => {
             const [x, w] = forward(r) as [Operand & object, Operand]
             const [, mean, rstd] = runReference('layer_norm', [x, w, null], options.attributes)
             return [r.normal(shape), x, w, mean!, rstd!, residual ? r.normal(shape) : null]
           },
-          { attributes: { wide }, compareOnly: options.compareOnly, halvesOnly: wide === 1 },
+          {
+            attributes: { wide, sum },
+            compareOnly: options.compareOnly,
+            halvesOnly: wide === 1,
+            ...(sum === 1 && { needs: 'layer_norm_backward_sum' as const }),
+          },
         )
       }
     }

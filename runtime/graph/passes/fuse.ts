@@ -119,6 +119,31 @@ function addInto(op: string, output: number, slot: number): (graph: Graph) => Gr
   }
 }
 
+/** sum_leading over the rows of what `op` makes first: that op's output `sum`. */
+function sumOfRows(op: string): (graph: Graph) => Graph {
+  return (graph) => {
+    const sums = new Map<Node, Node>()
+    for (const node of graph.nodes) {
+      const made = node.inputs[0]
+      const maker = made?.node
+      if (node.op !== 'sum_leading' || int(node.attributes, 'rank') !== 1 || maker?.op !== op || made?.index !== 0)
+        continue
+      const alike = maker.outputs.length === 1 || option(maker.attributes, 'wide') === option(node.attributes, 'wide')
+      if (alike && !option(maker.attributes, 'sum') && !sums.has(maker)) sums.set(maker, node)
+    }
+    const gone = new Set(sums.values())
+    return rewrite(graph, (node, rewriter) => {
+      if (gone.has(node)) return true
+      const sum = sums.get(node)
+      if (!sum) return false
+      const attributes = { ...node.attributes, sum: 1, wide: option(sum.attributes, 'wide') }
+      const outputs = rewriter.builder.emit(op, rewriter.mapAll(node.inputs), attributes, node.origin)
+      for (const [i, value] of [...node.outputs, sum.outputs[0]!].entries()) rewriter.replace(value, outputs[i]!)
+      return true
+    })
+  }
+}
+
 /** The head: linear, cross_entropy and, in a training graph, their backward become one op over chunks of rows. */
 function linearCrossEntropy(graph: Graph, backend: Backend): Graph {
   const uses = usesOf(graph)
@@ -187,6 +212,8 @@ const forms: readonly [FusionName, (graph: Graph, backend: Backend) => Graph][] 
   ['linear_residual', addInto('linear', 0, 3)],
   ['dropout_residual', addInto('dropout', 0, 1)],
   ['layer_norm_backward_residual', addInto('layer_norm_backward', 0, 5)],
+  ['layer_norm_backward_sum', sumOfRows('layer_norm_backward')],
+  ['linear_input_gradient_activation_sum', sumOfRows('linear_input_gradient_activation')],
   ['embedding_backward_base', addInto('embedding_backward', 0, 2)],
 ]
 

@@ -181,7 +181,7 @@ test.serial('a memory limit recomputes as little as fits, and changes no bit', a
     await using engine = await initialize(options({ memoryLimit }))
     t.true(total(engine) <= memoryLimit)
     t.deepEqual(await curveOf(engine, 3), expected)
-    const { cheap, blocks } = engine.prepared.recompute
+    const { cheap, blocks } = engine.prepared.choices.recompute
     seen.push(cheap.length + blocks)
   }
   t.is(seen[0], 0)

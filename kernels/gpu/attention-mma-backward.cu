@@ -1,0 +1,473 @@
+// Attention backward on tensor cores, five products to a tile. One block takes 128 keys of a pair and walks over the queries, 64 at a
+// time, in descending order. A warp owns 16 or 32 of the keys: it computes the scores transposed, so that probabilities and gradients
+// of scores go from the registers that they were computed in straight into the products for dV and dK, whose sums stay in registers
+// too. Only dQ needs the gradients of scores of all warps: they meet in shared memory, with one barrier for each tile.
+//
+// dQ is added up in f32 over the blocks of keys, always in ascending order: a warp adds its part of a tile when a flag tells that the
+// block of keys before has added the same part, starts its product from the sum so far, and the last block of keys rounds and stores.
+// A block takes its work from a counter in the order of `Order`, so it waits only for blocks that have started before it, whatever
+// the order in which the device dispatches blocks: no deadlock. All blocks of a pair begin with the last queries, which under causal
+// attention is where all of them have work, and start in the order in which they add; so they follow each other without waiting.
+// Sources: FlashAttention-2 (arXiv 2307.08691); descending queries: DASH (arXiv 2601.21824).
+#include "attention-mma.h"
+
+#include <cmath>
+
+#if !defined(__HIP__)
+
+namespace deeptroupe::gpu {
+
+namespace {
+
+constexpr int KEYS = 128, QUERIES = 64;
+
+template <int D>
+struct Backward {
+  /// Tiles of 16 keys of a warp, limited by the registers that dK and dV take.
+  static constexpr int key_tiles = D == 64 ? 2 : 1;
+  static constexpr int warps = KEYS / 16 / key_tiles, threads = warps * warp;
+  /// Blocks that share a multiprocessor.
+  static constexpr int blocks = D == 64 ? 2 : 1;
+  /// Queries whose scores a warp holds at once.
+  static constexpr int step = QUERIES / key_tiles;
+  static constexpr int size_tiles = D / 8;
+
+  /// A warp's part of dQ of a tile: tiles of 16 queries and of 8 columns.
+  static constexpr int query_groups = D % 64 == 0 ? 2 : 4, column_groups = warps / query_groups;
+  static constexpr int dq_rows = QUERIES / query_groups / 16, dq_columns = size_tiles / column_groups;
+  static_assert(dq_columns * column_groups == size_tiles);
+
+  static constexpr int stride = stride_of<D>, ds_stride = stride_of<QUERIES>;
+  static constexpr int keys_at = 0, values_at = KEYS * stride, ticket_at = 2 * KEYS * stride, stages_at = ticket_at + 16;
+  /// In one stage: q, do, the statistics of its queries, and the gradients of its scores as [key][query].
+  static constexpr int d_at = QUERIES * stride, statistics_at = 2 * QUERIES * stride, ds_at = statistics_at + QUERIES * 8;
+  static constexpr int stage_bytes = ds_at + KEYS * ds_stride;
+  static constexpr size_t shared_bytes(int stages) { return stages_at + static_cast<size_t>(stages) * stage_bytes; }
+};
+
+/// What the blocks of keys tell each other, in the call's workspace; tiles of queries are numbered pair by pair.
+struct Exchange {
+  /// -log2(e) * lse and delta of each query, and (-infinity, 0) past the sequence, where they make every gradient 0.
+  float2* statistics;
+  /// Sums of dQ so far, as the warps hold them.
+  float4* sums;
+  /// For each tile and warp how many blocks of keys have added to its sum.
+  unsigned* added;
+  unsigned* ticket;
+};
+
+/// Fills in the statistics, a row of D numbers to each `LANES` lanes, and clears flags and ticket.
+template <class T, int D>
+__global__ void __launch_bounds__(256)
+    prepare(const Plan plan, const Exchange exchange, int tiles, int64_t flags, const T* __restrict__ d_o, const T* __restrict__ o,
+            const float* __restrict__ lse) {
+  constexpr int LANES = D <= 64 ? 8 : 16;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (thread < flags) exchange.added[thread] = 0;
+  if (thread == 0) *exchange.ticket = 0;
+  const int64_t row = thread / LANES, position = row / plan.heads;
+  const int chunk = static_cast<int>(thread % LANES), head = static_cast<int>(row % plan.heads), padded = tiles * QUERIES;
+  const int batch = static_cast<int>(position / padded), t = static_cast<int>(position % padded);
+  const bool inside = batch < plan.batch && t < plan.sequence;
+  float sum = 0;
+  if (inside && chunk < D / 8) {
+    const int64_t at = plan.o_offset(batch * plan.heads + head) + static_cast<int64_t>(t) * plan.hidden() + chunk * 8;
+    const auto a = *reinterpret_cast<const Pack<T, 8>*>(d_o + at), b = *reinterpret_cast<const Pack<T, 8>*>(o + at);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum = fmaf(to_float(a.at[i]), to_float(b.at[i]), sum);
+  }
+#pragma unroll
+  for (int mask = LANES / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  if (chunk == 0 && batch < plan.batch) {
+    const int64_t pair = static_cast<int64_t>(batch) * plan.heads + head;
+    exchange.statistics[pair * padded + t] =
+        inside ? make_float2(lse[pair * plan.sequence + t] * -1.4426950408889634f, sum) : make_float2(-INFINITY, 0.0f);
+  }
+}
+
+/// Which of a lane's scores of a warp's transposed tile are kept: 4 bits for each tile of C, tiles of keys first.
+template <int D>
+__device__ inline uint32_t kept_scores(const Mask& mask, int key, int query) {
+  using B = Backward<D>;
+  const int lane = threadIdx.x % warp, r = lane / 4, c = lane % 4;
+  uint32_t all = 0;
+#pragma unroll 1
+  for (int tile = 0; tile < 8; ++tile) {
+    const int k = key + tile / (B::step / 8) * 16, q = query + tile % (B::step / 8) * 8 + c * 2;
+    uint32_t four = 0;
+    if (mask.sequence % 4 == 0) {
+      // The warp draws the 32 blocks of 16 keys and 8 queries and votes; this lane's block is of query q + r % 2, keys 4 * (r / 2) on.
+      const uint32_t kept = mask.kept_of_block(mask.element(q + (r & 1), k + r / 2 * 4) / 4);
+      uint32_t votes = 0;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const uint32_t vote = __ballot_sync(0xffffffffu, kept >> w & 1);
+        votes = (r & 3) == w ? vote : votes;
+      }
+      const int source = r / 4 * 8 + c;
+      four = (votes >> source & 1) | (votes >> (source + 4) & 1) << 1 | (votes >> (source + 16) & 1) << 2 | (votes >> (source + 20) & 1) << 3;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) four |= (mask.kept(q + e % 2, k + r + e / 2 * 8) ? 1u : 0u) << e;
+    }
+    all |= four << (4 * tile);
+  }
+  return all;
+}
+
+template <class T, int D, bool DROPOUT>
+__global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
+    attention_backward(const Plan plan, const Order order, const Exchange exchange, const int stages, const T* __restrict__ d_o,
+                       const T* __restrict__ qkv, T* __restrict__ dqkv) {
+  using B = Backward<D>;
+  const int lane = threadIdx.x % warp, warp_index = threadIdx.x / warp;
+  unsigned* const ticket = reinterpret_cast<unsigned*>(attention_shared + B::ticket_at);
+  if (threadIdx.x == 0) *ticket = atomicAdd(exchange.ticket, 1u);
+  __syncthreads();
+  int pair, block;
+  order.at(*ticket, pair, block);
+
+  const int sequence = plan.sequence, width = plan.width(), hidden = plan.hidden();
+  const int first_key = block * KEYS, warp_key = first_key + warp_index * 16 * B::key_tiles;
+  const int all_tiles = divide_up(sequence, QUERIES), tiles = all_tiles - (plan.causal ? first_key / QUERIES : 0);
+  const T* const q = qkv + plan.qkv_offset(pair);
+  const T* const d_out = d_o + plan.o_offset(pair);
+  const int64_t first_tile = static_cast<int64_t>(pair) * all_tiles;
+  const uint32_t shared = shared_address(attention_shared);
+
+  const auto copy_queries = [&](int index) {
+    if (index < tiles) {
+      const int tile = all_tiles - 1 - index, query = tile * QUERIES;
+      const uint32_t to = shared + B::stages_at + (index & (stages - 1)) * B::stage_bytes;
+      copy_rows<QUERIES, D, B::threads>(to, q + static_cast<int64_t>(query) * width, width, sequence - query);
+      copy_rows<QUERIES, D, B::threads>(to + B::d_at, d_out + static_cast<int64_t>(query) * hidden, hidden, sequence - query);
+      if (threadIdx.x < QUERIES / 2) {
+        copy_async(to + B::statistics_at + threadIdx.x * 16, exchange.statistics + (first_tile + tile) * QUERIES + threadIdx.x * 2, true);
+      }
+    }
+    commit_copies();
+  };
+  {
+    const T* const k = q + hidden + static_cast<int64_t>(first_key) * width;
+    copy_rows<KEYS, D, B::threads>(shared + B::keys_at, k, width, sequence - first_key);
+    copy_rows<KEYS, D, B::threads>(shared + B::values_at, k + hidden, width, sequence - first_key);
+  }
+  copy_queries(0);
+  if (stages == 2) copy_queries(1);
+  else commit_copies();
+  wait_copies<1>();
+  __syncthreads();
+
+  const float factor = plan.scale * 1.4426950408889634f;
+  float dk[B::key_tiles][B::size_tiles][4], dv[B::key_tiles][B::size_tiles][4];
+#pragma unroll
+  for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+    for (int n = 0; n < B::size_tiles; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dk[i][n][e] = dv[i][n][e] = 0;
+
+  const uint32_t own_keys = shared + B::keys_at + warp_index * 16 * B::key_tiles * B::stride + rows_first(B::stride);
+  const uint32_t own_values = own_keys + B::values_at - B::keys_at;
+  const int query_group = warp_index % B::query_groups, column_group = warp_index / B::query_groups;
+  const uint32_t dq_keys = shared + B::keys_at + column_group * B::dq_columns * 16 + rows_first(B::stride);
+  unsigned* to_release = nullptr;
+  const auto release = [&] {
+    if (!to_release) return;
+    __syncwarp();
+    if (lane == 0) {
+      __threadfence();
+      store_coherent(to_release, static_cast<unsigned>(block) + 1);
+    }
+    to_release = nullptr;
+  };
+
+#pragma unroll 1
+  for (int index = 0; index < tiles; ++index) {
+    const int tile = all_tiles - 1 - index, first_query = tile * QUERIES;
+    const int stage_at = B::stages_at + (index & (stages - 1)) * B::stage_bytes;
+    const uint32_t stage = shared + stage_at;
+    unsigned* const added = exchange.added + (first_tile + tile) * B::warps + warp_index;
+    float4* const sums = exchange.sums + (first_tile + tile) * (QUERIES * D / 4) + threadIdx.x;
+    unsigned seen = block > 0 ? load_coherent(added) : 0;
+    float dq[B::dq_rows][B::dq_columns][4];
+
+#pragma unroll
+    for (int s = 0; s < B::key_tiles; ++s) {
+      const int step_query = first_query + s * B::step;
+      const bool active = warp_key < sequence && (!plan.causal || step_query + B::step > warp_key);
+      uint32_t p[B::key_tiles][B::step / 16][4], ds[B::key_tiles][B::step / 16][4];
+      if (active) {
+        uint32_t kept = 0;
+        if constexpr (DROPOUT) kept = kept_scores<D>(Mask(plan, pair), warp_key, step_query);
+        float scores[B::key_tiles][B::step / 8][4], dp[B::key_tiles][B::step / 8][4];
+        const uint32_t queries = stage + s * B::step * B::stride + columns_first(B::stride);
+#pragma unroll
+        for (int d = 0; d < D / 16; ++d) {
+          uint32_t a[B::key_tiles][4];
+#pragma unroll
+          for (int i = 0; i < B::key_tiles; ++i) load_matrices(a[i], own_keys + i * 16 * B::stride + d * 32);
+#pragma unroll
+          for (int n = 0; n < B::step / 16; ++n) {
+            uint32_t b[4];
+            load_matrices(b, queries + n * 16 * B::stride + d * 32);
+#pragma unroll
+            for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+              for (int u = 0; u < 2; ++u) {
+                float(&to)[4] = scores[i][2 * n + u];
+                if (d == 0) multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
+                else multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], to);
+              }
+          }
+        }
+#pragma unroll
+        for (int d = 0; d < D / 16; ++d) {
+          uint32_t a[B::key_tiles][4];
+#pragma unroll
+          for (int i = 0; i < B::key_tiles; ++i) load_matrices(a[i], own_values + i * 16 * B::stride + d * 32);
+#pragma unroll
+          for (int n = 0; n < B::step / 16; ++n) {
+            uint32_t b[4];
+            load_matrices(b, queries + B::d_at + n * 16 * B::stride + d * 32);
+#pragma unroll
+            for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+              for (int u = 0; u < 2; ++u) {
+                float(&to)[4] = dp[i][2 * n + u];
+                if (d == 0) multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
+                else multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], to);
+              }
+          }
+        }
+
+        const float4* const statistics =
+            reinterpret_cast<const float4*>(attention_shared + stage_at + B::statistics_at + s * B::step * 8) + lane % 4;
+        const bool masked = (plan.causal && step_query < warp_key + 16 * B::key_tiles - 1) || warp_key + 16 * B::key_tiles > sequence;
+#pragma unroll
+        for (int n = 0; n < B::step / 8; ++n) {
+          const float4 two = statistics[n * 4];
+#pragma unroll
+          for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              float probability = exp2_fast(fmaf(scores[i][n][e], factor, e % 2 ? two.z : two.x));
+              if (masked) {
+                const int key = warp_key + i * 16 + lane / 4 + e / 2 * 8, query = step_query + n * 8 + lane % 4 * 2 + e % 2;
+                if (key >= sequence || (plan.causal && key > query)) probability = 0;
+              }
+              float d_probability = dp[i][n][e];
+              scores[i][n][e] = probability;
+              if constexpr (DROPOUT) {
+                const bool keep = kept >> ((i * (B::step / 8) + n) * 4 + e) & 1;
+                scores[i][n][e] = keep ? probability : 0.0f;
+                d_probability = keep ? d_probability * plan.dropout.factor : 0.0f;
+              }
+              dp[i][n][e] = probability * (d_probability - (e % 2 ? two.w : two.y));
+            }
+        }
+        unsigned char* const to = attention_shared + stage_at + B::ds_at +
+                                  (warp_index * 16 * B::key_tiles + lane / 4) * B::ds_stride + s * B::step * 2 + lane % 4 * 4;
+#pragma unroll
+        for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+          for (int n = 0; n < B::step / 16; ++n) {
+            to_operand<T>(p[i][n], scores[i][2 * n], scores[i][2 * n + 1]);
+            to_operand<T>(ds[i][n], dp[i][2 * n], dp[i][2 * n + 1]);
+#pragma unroll
+            for (int u = 0; u < 4; ++u) {
+              *reinterpret_cast<uint32_t*>(to + (i * 16 + u % 2 * 8) * B::ds_stride + n * 32 + u / 2 * 16) = ds[i][n][u];
+            }
+          }
+      }
+
+      if (s == B::key_tiles - 1) {
+        // The sum so far is on its way while the products for dV and dK run.
+        release();
+        if (block > 0) {
+          while (seen != static_cast<unsigned>(block)) seen = load_coherent(added);
+        }
+#pragma unroll
+        for (int i = 0; i < B::dq_rows; ++i)
+#pragma unroll
+          for (int n = 0; n < B::dq_columns; ++n) {
+            float4 sum = make_float4(0, 0, 0, 0);
+            if (block > 0) sum = load_coherent(sums + (i * B::dq_columns + n) * B::threads);
+            dq[i][n][0] = sum.x, dq[i][n][1] = sum.y, dq[i][n][2] = sum.z, dq[i][n][3] = sum.w;
+          }
+      }
+
+      if (active) {
+        const uint32_t queries = stage + s * B::step * B::stride + rows_first(B::stride);
+#pragma unroll
+        for (int n = 0; n < B::step / 16; ++n) {
+#pragma unroll
+          for (int d = 0; d < D / 16; ++d) {
+            uint32_t b[4];
+            load_matrices_transposed(b, queries + B::d_at + n * 16 * B::stride + d * 32);
+#pragma unroll
+            for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+              for (int u = 0; u < 2; ++u) multiply_add<T>(dv[i][2 * d + u], p[i][n], b[2 * u], b[2 * u + 1], dv[i][2 * d + u]);
+          }
+        }
+#pragma unroll
+        for (int n = 0; n < B::step / 16; ++n) {
+#pragma unroll
+          for (int d = 0; d < D / 16; ++d) {
+            uint32_t b[4];
+            load_matrices_transposed(b, queries + n * 16 * B::stride + d * 32);
+#pragma unroll
+            for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+              for (int u = 0; u < 2; ++u) multiply_add<T>(dk[i][2 * d + u], ds[i][n], b[2 * u], b[2 * u + 1], dk[i][2 * d + u]);
+          }
+        }
+      }
+    }
+
+    wait_copies<0>();
+    __syncthreads();
+    // q and do of this tile are used up; its gradients of scores are read until the next barrier, in a stage of their own if there are two.
+    if (stages == 2) copy_queries(index + 2);
+
+    const int group_query = first_query + query_group * 16 * B::dq_rows;
+    const int unmasked = plan.causal ? group_query + 16 * B::dq_rows - first_key : KEYS;
+    const int keys = sequence - first_key < unmasked ? sequence - first_key : unmasked;
+    const uint32_t ds_tile = stage + B::ds_at + query_group * B::dq_rows * 32 + columns_first(B::ds_stride);
+    const auto multiply_step = [&](int k) {
+      uint32_t a[B::dq_rows][4];
+#pragma unroll
+      for (int i = 0; i < B::dq_rows; ++i) load_matrices_transposed(a[i], ds_tile + k * 16 * B::ds_stride + i * 32);
+#pragma unroll
+      for (int n = 0; n < B::dq_columns; n += 2) {
+        const uint32_t from = dq_keys + k * 16 * B::stride + n * 16;
+        if (n + 1 < B::dq_columns) {
+          uint32_t b[4];
+          load_matrices_transposed(b, from);
+#pragma unroll
+          for (int i = 0; i < B::dq_rows; ++i)
+#pragma unroll
+            for (int u = 0; u < 2; ++u) multiply_add<T>(dq[i][n + u], a[i], b[2 * u], b[2 * u + 1], dq[i][n + u]);
+        } else {
+          uint32_t b[2];
+          load_matrices_transposed(b, from);
+#pragma unroll
+          for (int i = 0; i < B::dq_rows; ++i) multiply_add<T>(dq[i][n], a[i], b[0], b[1], dq[i][n]);
+        }
+      }
+    };
+    if (keys >= KEYS) {
+#pragma unroll
+      for (int k = 0; k < KEYS / 16; ++k) multiply_step(k);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k * 16 < keys; ++k) multiply_step(k);
+    }
+
+    const int last_block = plan.causal ? first_query / KEYS : (sequence - 1) / KEYS;
+    if (block < last_block) {
+#pragma unroll
+      for (int i = 0; i < B::dq_rows; ++i)
+#pragma unroll
+        for (int n = 0; n < B::dq_columns; ++n) {
+          store_coherent(sums + (i * B::dq_columns + n) * B::threads, make_float4(dq[i][n][0], dq[i][n][1], dq[i][n][2], dq[i][n][3]));
+        }
+      to_release = added;
+    } else {
+      T* const to = dqkv + plan.qkv_offset(pair) + column_group * B::dq_columns * 8 + lane % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < B::dq_rows; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int row = group_query + i * 16 + half * 8 + lane / 4;
+          if (row >= sequence) continue;
+#pragma unroll
+          for (int n = 0; n < B::dq_columns; ++n) {
+            *reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(row) * width + n * 8) =
+                pack<T>(dq[i][n][2 * half] * plan.scale, dq[i][n][2 * half + 1] * plan.scale);
+          }
+        }
+    }
+
+    if (stages == 1) {
+      __syncthreads();
+      copy_queries(index + 1);
+      wait_copies<0>();
+      __syncthreads();
+    }
+  }
+  release();
+
+  // A warp's results go out through its own rows of keys and values, once no warp reads the keys any more.
+  __syncthreads();
+  const float dv_factor = DROPOUT ? plan.dropout.factor : 1.0f;
+  const int mine = warp_index * 16 * B::key_tiles * B::stride;
+#pragma unroll
+  for (int i = 0; i < B::key_tiles; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int n = 0; n < B::size_tiles; ++n) {
+        unsigned char* const to = attention_shared + mine + (i * 16 + half * 8 + lane / 4) * B::stride + n * 16 + lane % 4 * 4;
+        *reinterpret_cast<uint32_t*>(to + B::keys_at) = pack<T>(dk[i][n][2 * half] * plan.scale, dk[i][n][2 * half + 1] * plan.scale);
+        *reinterpret_cast<uint32_t*>(to + B::values_at) = pack<T>(dv[i][n][2 * half] * dv_factor, dv[i][n][2 * half + 1] * dv_factor);
+      }
+  __syncwarp();
+  T* const to = dqkv + plan.qkv_offset(pair) + hidden + static_cast<int64_t>(warp_key) * width;
+  store_rows<16 * B::key_tiles, D>(to, attention_shared + B::keys_at + mine, width, sequence - warp_key);
+  store_rows<16 * B::key_tiles, D>(to + hidden, attention_shared + B::values_at + mine, width, sequence - warp_key);
+}
+
+template <int D>
+int stages_of(const Properties& device) {
+  using B = Backward<D>;
+  // A multiprocessor has 1 KiB more than a block may take, and each block costs 1 KiB beside its own.
+  if (B::blocks * (B::shared_bytes(2) + 1024) <= device.shared_bytes + 1024) return 2;
+  return B::shared_bytes(1) <= device.shared_bytes ? 1 : 0;
+}
+
+template <class T, int D, bool DROPOUT>
+void enqueue(const Call& call, const Plan& plan) {
+  using B = Backward<D>;
+  const auto kernel = attention_backward<T, D, DROPOUT>;
+  const int stages = stages_of<D>(*call.device);
+  const size_t bytes = B::shared_bytes(stages);
+  allow_shared_once<attention_backward<T, D, DROPOUT>>(bytes);
+  const int tiles = divide_up(plan.sequence, QUERIES);
+  const int64_t all_tiles = static_cast<int64_t>(plan.pairs()) * tiles, flags = all_tiles * B::warps;
+  Exchange exchange{};
+  std::byte* at = call.workspace;
+  exchange.statistics = reinterpret_cast<float2*>(at), at += all_tiles * QUERIES * sizeof(float2);
+  exchange.sums = reinterpret_cast<float4*>(at), at += plan.sequence > KEYS ? all_tiles * QUERIES * D * sizeof(float) : 0;
+  exchange.added = reinterpret_cast<unsigned*>(at), at += flags * sizeof(unsigned);
+  exchange.ticket = reinterpret_cast<unsigned*>(at);
+
+  const T* const d_o = call.in(0).as<const T>();
+  const int64_t lanes = all_tiles * QUERIES * (D <= 64 ? 8 : 16);
+  launch(prepare<T, D>, dim3(static_cast<unsigned>((lanes + 255) / 256)), dim3(256), 0, call.stream, plan, exchange, tiles, flags, d_o,
+         call.in(2).as<const T>(), call.in(3).as<const float>());
+  const Order order(call, plan.pairs(), divide_up(plan.sequence, KEYS), int64_t{8} * plan.sequence * D);
+  launch(kernel, dim3(order.items()), dim3(B::threads), bytes, call.stream, plan, order, exchange, stages, d_o, call.in(1).as<const T>(),
+         call.out(0).as<T>());
+}
+
+}  // namespace
+
+bool has_backward_mma(const Call& call, const Plan& plan) {
+  if (!fits_mma(call, plan, {call.in(0).data, call.in(1).data, call.in(2).data, call.out(0).data})) return false;
+  bool has = false;
+  with_mma_types(DType::bf16, plan.size, [&]<class T, int D>() { has = stages_of<D>(*call.device) > 0; });
+  return has;
+}
+
+void backward_mma(const Call& call, const Plan& plan) {
+  with_mma_types(call.in(1).dtype, plan.size, [&]<class T, int D>() {
+    if (plan.dropout.active) enqueue<T, D, true>(call, plan);
+    else enqueue<T, D, false>(call, plan);
+  });
+}
+
+}  // namespace deeptroupe::gpu
+
+#endif

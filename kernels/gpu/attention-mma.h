@@ -1,0 +1,106 @@
+// What the tensor cores' forward and backward share: tiles of a head in shared memory, and the lanes' part in them.
+// A row of D numbers takes an odd number of 16-byte chunks, so eight neighbouring rows at one column lie in eight different
+// groups of banks: every load of matrices and every store of fragments is free of conflicts, and all offsets are constants.
+#pragma once
+
+#include "attention.h"
+#include "mma.h"
+
+#include <atomic>
+#include <initializer_list>
+
+#if !defined(__HIP__)
+
+namespace deeptroupe::gpu {
+
+/// Bytes from one row of D 16-bit numbers to the next.
+template <int D>
+inline constexpr int stride_of = (D / 8 | 1) * 16;
+
+/// Starts the copy of `ROWS` rows of D numbers, `from_stride` numbers apart; rows from `valid` on become zeros.
+template <int ROWS, int D, int THREADS, class T>
+__device__ inline void copy_rows(uint32_t to, const T* from, int from_stride, int valid) {
+  constexpr int chunks = D / 8, total = ROWS * chunks;
+#pragma unroll
+  for (int first = 0; first < total; first += THREADS) {
+    const int i = first + static_cast<int>(threadIdx.x), row = i / chunks, chunk = i % chunks;
+    if (total % THREADS == 0 || i < total) {
+      const bool inside = row < valid;
+      copy_async(to + row * stride_of<D> + chunk * 16, from + static_cast<int64_t>(inside ? row : 0) * from_stride + chunk * 8, inside);
+    }
+  }
+}
+
+/// Writes a warp's `ROWS` rows of D numbers from shared memory, 16 bytes at a time, rows from `valid` on left out.
+template <int ROWS, int D, class T>
+__device__ inline void store_rows(T* to, const unsigned char* from, int to_stride, int valid) {
+  constexpr int chunks = D / 8, total = ROWS * chunks;
+  static_assert(total % warp == 0);
+#pragma unroll
+  for (int first = 0; first < total; first += warp) {
+    const int i = first + static_cast<int>(threadIdx.x) % warp, row = i / chunks, chunk = i % chunks;
+    if (row < valid) {
+      *reinterpret_cast<uint4*>(to + static_cast<int64_t>(row) * to_stride + chunk * 8) =
+          *reinterpret_cast<const uint4*>(from + row * stride_of<D> + chunk * 16);
+    }
+  }
+}
+
+/// A lane's address in a 16 x 16 tile: matrices in the order (rows, columns) 00, 10, 01, 11 of halves of the tile ...
+__device__ inline int rows_first(int stride) {
+  const int lane = threadIdx.x % warp;
+  return (lane & 15) * stride + (lane >> 4) * 16;
+}
+/// ... and in the order 00, 01, 10, 11.
+__device__ inline int columns_first(int stride) {
+  const int lane = threadIdx.x % warp;
+  return ((lane & 7) + (lane >> 4) * 8) * stride + (lane >> 3 & 1) * 16;
+}
+
+/// Two tiles of C beside each other as one of A.
+template <class T>
+__device__ inline void to_operand(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
+  a[0] = pack<T>(left[0], left[1]), a[1] = pack<T>(left[2], left[3]);
+  a[2] = pack<T>(right[0], right[1]), a[3] = pack<T>(right[2], right[3]);
+}
+
+/// Whether the tensor cores' path takes a call of this plan whose operands lie at `pointers`. The online maximum needs a positive scale.
+inline bool fits_mma(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers) {
+  if (call.device->major < 8 || !(plan.scale > 0) || !(plan.size == 64 || plan.size == 80 || plan.size == 96 || plan.size == 128)) return false;
+  const DType dtype = call.in(0).dtype;
+  if (dtype != DType::bf16 && dtype != DType::f16) return false;
+  for (const void* pointer : pointers)
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) return false;
+  return true;
+}
+
+/// Allows a kernel as much shared memory, once for each device.
+template <auto KERNEL>
+void allow_shared_once(size_t bytes) {
+  static std::atomic<uint64_t> done{0};
+  int device = 0;
+  check(cudaGetDevice(&device), "number of the device");
+  const uint64_t bit = uint64_t{1} << (device & 63);
+  if (device < 64 && (done.load(std::memory_order_relaxed) & bit)) return;
+  allow_shared(reinterpret_cast<const void*>(KERNEL), bytes);
+  done.fetch_or(bit, std::memory_order_relaxed);
+}
+
+/// Calls f with a value of `T` and the head size as a constant, for the pairs that these kernels are compiled for.
+template <class F>
+void with_mma_types(DType dtype, int size, F&& f) {
+  const auto with_size = [&]<class T>(T) {
+    switch (size) {
+      case 64: return f.template operator()<T, 64>();
+      case 80: return f.template operator()<T, 80>();
+      case 96: return f.template operator()<T, 96>();
+      default: return f.template operator()<T, 128>();
+    }
+  };
+  if (dtype == DType::bf16) return with_size(bf16{});
+  return with_size(f16{});
+}
+
+}  // namespace deeptroupe::gpu
+
+#endif
