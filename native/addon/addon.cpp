@@ -4,12 +4,15 @@
 #include <napi.h>
 #include <sched.h>
 
+#include <cstring>
 #include <map>
 #include <new>
 #include <optional>
 
 #include "../executor/executor.h"
 #include "../executor/group.h"
+#include "../executor/schedule.h"
+#include "gpu.h"
 #include "isa.h"
 #include "port.h"
 
@@ -78,6 +81,10 @@ auto guarded(Napi::Env env, F&& body) -> decltype(body()) {
     throw;
   } catch (const ProgramError& error) {
     fail("PROGRAM_FORMAT", error.what());
+  } catch (const MemoryError& error) {
+    fail("DEVICE_MEMORY", error.what());
+  } catch (const MissingError& error) {
+    fail("DEVICE_MISSING", error.what());
   } catch (const std::bad_alloc&) {
     fail("DEVICE_MEMORY", "device: memory, expected as much as asked for, got less");
   } catch (const std::exception& error) {
@@ -136,6 +143,17 @@ Napi::Value report_object(Napi::Env env, const RunReport& report) {
   Napi::Float64Array seconds = Napi::Float64Array::New(env, report.seconds.size());
   std::copy(report.seconds.begin(), report.seconds.end(), seconds.Data());
   object.Set("seconds", seconds);
+  if (report.io.empty()) return object;
+  Napi::Array io = Napi::Array::New(env, report.io.size());
+  for (uint32_t i = 0; i < report.io.size(); ++i) {
+    Napi::Object written = Napi::Object::New(env);
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, report.io[i].bytes.size());
+    std::memcpy(bytes.Data(), report.io[i].bytes.data(), report.io[i].bytes.size());
+    written.Set("offset", static_cast<double>(report.io[i].offset));
+    written.Set("bytes", bytes);
+    io.Set(i, written);
+  }
+  object.Set("io", io);
   return object;
 }
 
@@ -148,23 +166,64 @@ Value available_isa(const CallbackInfo& info) {
 
 Value op_table_hash(const CallbackInfo& info) { return Napi::BigInt::New(info.Env(), abi::op_table_hash); }
 
-/// (ranks, bytes of each arena as Float64Array, instruction set, io of each rank as Uint8Array[]) -> group
-Value create_group(const CallbackInfo& info) {
+Value gpu_machine(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const int ranks = info[0].As<Napi::Number>().Int32Value();
-    const auto sizes = info[1].As<Napi::Float64Array>();
-    const auto io = info[3].As<Napi::Array>();
-    ArenaBytes bytes;
-    for (uint32_t i = 0; i < abi::arena_count; ++i) bytes[i] = static_cast<size_t>(sizes[i]);
-    auto group = std::make_shared<Group>(ranks, bytes, kernels_of(info[2].As<Napi::String>().Utf8Value()));
-    for (int rank = 0; rank < ranks; ++rank) {
-      constexpr auto arena = static_cast<uint32_t>(abi::Arena::io);
-      auto memory = io.Get(rank).As<Napi::Uint8Array>();
-      group->memory[rank][arena].adopt(memory.Data(), bytes[arena]);
+    const GpuReport report = report_gpus();
+    const auto text = [&](const std::string& value) -> Value {
+      return value.empty() ? info.Env().Null() : Napi::String::New(info.Env(), value);
+    };
+    Napi::Array devices = Napi::Array::New(info.Env());
+    for (const GpuReport::Gpu& gpu : report.gpus) {
+      Napi::Object object = Napi::Object::New(info.Env());
+      object.Set("name", gpu.name);
+      object.Set("memoryBytes", gpu.memory_bytes);
+      object.Set("freeBytes", gpu.free_bytes);
+      object.Set("compute", gpu.compute);
+      object.Set("multiprocessors", gpu.multiprocessors);
+      devices.Set(devices.Length(), object);
     }
-    const int id = add_group(std::move(group));
-    worker_of(info.Env()).groups.push_back(id);
-    return Napi::Number::New(info.Env(), id);
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("devices", devices);
+    object.Set("driver", text(report.driver));
+    object.Set("cublasLt", text(report.cublaslt));
+    object.Set("nccl", text(report.nccl));
+    if (!report.reason.empty()) object.Set("reason", report.reason);
+    return object;
+  });
+}
+
+/// (bytes of each arena as Float64Array, io of each rank as Uint8Array[], device) -> group
+int add_group_of(const CallbackInfo& info, std::unique_ptr<Device> device) {
+  const auto sizes = info[0].As<Napi::Float64Array>();
+  const auto buffers = info[1].As<Napi::Array>();
+  ArenaBytes bytes;
+  for (uint32_t i = 0; i < abi::arena_count; ++i) bytes[i] = static_cast<size_t>(sizes[i]);
+  std::vector<std::byte*> io;
+  for (uint32_t rank = 0; rank < buffers.Length(); ++rank)
+    io.push_back(reinterpret_cast<std::byte*>(buffers.Get(rank).As<Napi::Uint8Array>().Data()));
+  const int id = add_group(std::make_shared<Group>(bytes, io, std::move(device)));
+  worker_of(info.Env()).groups.push_back(id);
+  return id;
+}
+
+/// (bytes of each arena, io of each rank, instruction set) -> group
+Value create_cpu_group(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const KernelTable& kernels = kernels_of(info[2].As<Napi::String>().Utf8Value());
+    return Napi::Number::New(info.Env(), add_group_of(info, make_cpu_device(kernels)));
+  });
+}
+
+/// (bytes of each arena, io of each rank, options) -> group
+Value create_gpu_group(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto given = info[2].As<Napi::Object>();
+    GpuOptions options;
+    options.tf32 = given.Get("tf32").As<Napi::Boolean>();
+    options.gelu_epilogues = given.Get("geluEpilogues").As<Napi::Boolean>();
+    options.choices = given.Get("choices").As<Napi::String>();
+    const int ranks = static_cast<int>(info[1].As<Napi::Array>().Length());
+    return Napi::Number::New(info.Env(), add_group_of(info, make_gpu_device(ranks, options)));
   });
 }
 
@@ -240,7 +299,9 @@ Value open_rank(const CallbackInfo& info) {
     Worker& worker = worker_of(info.Env());
     const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
     const int rank = info[1].As<Napi::Number>().Int32Value();
-    worker.ranks[++worker.last_rank] = {group, group->open(rank, info[2].As<Napi::Number>().Int32Value()), rank, {}};
+    std::shared_ptr<Executor> executor = group->open(rank, info[2].As<Napi::Number>().Int32Value());
+    executor->expect_open();
+    worker.ranks[++worker.last_rank] = {group, std::move(executor), rank, {}};
     Napi::Object opened = Napi::Object::New(info.Env());
     opened.Set("handle", worker.last_rank);
     opened.Set("kept", static_cast<double>(group->take_kept(rank)));
@@ -251,40 +312,17 @@ Value open_rank(const CallbackInfo& info) {
 /// (handle, arena)
 Value allocate(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const OpenRank& open = rank_of(info);
-    const uint32_t arena = info[1].As<Napi::Number>().Uint32Value();
-    std::unique_lock lock(open.group->memory_mutex);
-    Arena& target = open.group->memory[open.rank].at(arena);
-    if (target.reserved())
-      throw UsageError(std::string("allocate: arena ") + abi::arena_names[arena] + ", expected none yet, got one of " +
-                       std::to_string(target.live()) + " bytes");
-    target.reserve(open.group->bytes[arena]);
+    rank_of(info).executor->allocate(info[1].As<Napi::Number>().Uint32Value());
     return info.Env().Undefined();
   });
-}
-
-/// Bytes `count` at `offset` of an arena.
-std::byte* arena_bytes(const OpenRank& open, const char* operation, uint32_t arena, double offset, size_t count) {
-  const Arena& source = open.group->memory[open.rank].at(arena);
-  if (!source.reserved())
-    throw UsageError(std::string(operation) +
-        ": arena " + abi::arena_names[arena] + ", expected it to be allocated, got nothing");
-  if (!(offset >= 0) || offset + static_cast<double>(count) > static_cast<double>(source.live()))
-    throw UsageError(std::string(operation) + ": arena " + abi::arena_names[arena] + ", expected a range inside its " +
-                     std::to_string(source.live()) + " bytes, got " + std::to_string(count) + " at " +
-                     std::to_string(static_cast<int64_t>(offset)));
-  return source.base() + static_cast<size_t>(offset);
 }
 
 /// (handle, arena, offset, target as Uint8Array)
 Value read(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const OpenRank& open = rank_of(info);
     auto target = info[3].As<Napi::Uint8Array>();
-    std::shared_lock lock(open.group->memory_mutex);
-    const std::byte* source = arena_bytes(open, "read", info[1].As<Napi::Number>().Uint32Value(),
-                                          info[2].As<Napi::Number>().DoubleValue(), target.ByteLength());
-    std::copy_n(reinterpret_cast<const uint8_t*>(source), target.ByteLength(), target.Data());
+    rank_of(info).executor->read(info[1].As<Napi::Number>().Uint32Value(), info[2].As<Napi::Number>().DoubleValue(),
+                                 reinterpret_cast<std::byte*>(target.Data()), target.ByteLength());
     return info.Env().Undefined();
   });
 }
@@ -292,12 +330,9 @@ Value read(const CallbackInfo& info) {
 /// (handle, arena, offset, source as Uint8Array)
 Value write(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const OpenRank& open = rank_of(info);
     const auto source = info[3].As<Napi::Uint8Array>();
-    std::shared_lock lock(open.group->memory_mutex);
-    std::byte* target = arena_bytes(open, "write", info[1].As<Napi::Number>().Uint32Value(),
-                                    info[2].As<Napi::Number>().DoubleValue(), source.ByteLength());
-    std::copy_n(source.Data(), source.ByteLength(), reinterpret_cast<uint8_t*>(target));
+    rank_of(info).executor->write(info[1].As<Napi::Number>().Uint32Value(), info[2].As<Napi::Number>().DoubleValue(),
+                                  reinterpret_cast<const std::byte*>(source.Data()), source.ByteLength());
     return info.Env().Undefined();
   });
 }
@@ -307,11 +342,32 @@ Value load(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     OpenRank& open = rank_of(info);
     const auto bytes = info[1].As<Napi::Uint8Array>();
-    std::shared_lock lock(open.group->memory_mutex);
-    open.programs.push_back(load_program({reinterpret_cast<const std::byte*>(bytes.Data()), bytes.ByteLength()},
-                                         {open.group->memory[open.rank], open.group->kernels, open.rank,
-                                          open.group->communicator.ranks()}));
+    open.programs.push_back(
+        open.executor->load({reinterpret_cast<const std::byte*>(bytes.Data()), bytes.ByteLength()}));
     return Napi::Number::New(info.Env(), static_cast<double>(open.programs.size() - 1));
+  });
+}
+
+const std::shared_ptr<const Program>& program_of(const OpenRank& open, const Value& number) {
+  const uint32_t index = number.As<Napi::Number>().Uint32Value();
+  if (index >= open.programs.size())
+    throw UsageError("run: program, expected a loaded one, got " + std::to_string(index));
+  return open.programs[index];
+}
+
+/// (handle, program) -> how a GPU would work off the program among others: [begin, end, collective, wait, record] of each
+/// part, then the events at start and finish
+Value schedule(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const Schedule schedule = schedule_of(*program_of(rank_of(info), info[1]), true);
+    std::vector<int32_t> numbers;
+    for (const Part& part : schedule.parts)
+      for (const int number : {int(part.begin), int(part.end), int(part.collective), part.wait, part.record})
+        numbers.push_back(number);
+    for (const int number : {schedule.start, schedule.finish}) numbers.push_back(number);
+    Napi::Int32Array array = Napi::Int32Array::New(info.Env(), numbers.size());
+    std::copy(numbers.begin(), numbers.end(), array.Data());
+    return array;
   });
 }
 
@@ -319,12 +375,9 @@ Value load(const CallbackInfo& info) {
 Value run(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
-    const uint32_t number = info[1].As<Napi::Number>().Uint32Value();
-    if (number >= open.programs.size())
-      throw UsageError("run: program, expected a loaded one, got " + std::to_string(number));
     const auto scalars = info[2].As<Napi::Float64Array>();
     RunRequest request;
-    request.program = open.programs[number];
+    request.program = program_of(open, info[1]);
     if (scalars.ElementLength() != request.program->scalar_count)
       throw UsageError("run: scalars, expected " + std::to_string(request.program->scalar_count) + ", got " +
                        std::to_string(scalars.ElementLength()));
@@ -333,6 +386,7 @@ Value run(const CallbackInfo& info) {
     request.profile = info[4].As<Napi::Boolean>();
     if (open.executor->ended())
       throw UsageError("run: rank " + std::to_string(open.rank) + ", expected an open one, got a closed one");
+    open.executor->take_io(request);
     const auto made = promise(info.Env());
     if (!made) return info.Env().Undefined();
     const auto [id, value] = *made;
@@ -374,6 +428,8 @@ Value yield_core(const CallbackInfo& info) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  static const bool prepared = (prepare_gpu_environment(), true);
+  static_cast<void>(prepared);
   auto* worker = new Worker;
   napi_set_instance_data(
       env, worker, [](napi_env, void* data, void*) { delete static_cast<Worker*>(data); }, nullptr);
@@ -385,7 +441,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   };
   add.operator()<available_isa>("isaLevels");
   add.operator()<op_table_hash>("opTableHash");
-  add.operator()<create_group>("createGroup");
+  add.operator()<gpu_machine>("gpuMachine");
+  add.operator()<create_cpu_group>("createCpuGroup");
+  add.operator()<create_gpu_group>("createGpuGroup");
   add.operator()<abort_group>("abortGroup");
   add.operator()<group_memory>("groupMemory");
   add.operator()<mapped_bytes>("mappedBytes");
@@ -398,6 +456,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<read>("read");
   add.operator()<write>("write");
   add.operator()<load>("load");
+  add.operator()<schedule>("schedule");
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
   add.operator()<yield_core>("yieldCore");
