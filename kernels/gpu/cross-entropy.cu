@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cross-entropy.h"
+#include "each.h"
 #include "products.h"
 
 namespace deeptroupe::gpu {
@@ -23,10 +24,10 @@ __device__ Mass mass_of_row(const T* logits, int64_t classes) {
   Mass mass = Mass::none();
   const int64_t body = classes / N * N;
   for (int64_t i = static_cast<int64_t>(threadIdx.x) * N; i < body; i += static_cast<int64_t>(blockDim.x) * N) {
-    const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(logits + i);
     float x[N], highest = -INFINITY;
+    widen(load_pack<N>(logits + i), x);
 #pragma unroll
-    for (int j = 0; j < N; ++j) highest = fmaxf(highest, x[j] = to_float(pack.at[j]));
+    for (int j = 0; j < N; ++j) highest = fmaxf(highest, x[j]);
     mass.rescale(highest);
     const float shift = shift_of(mass.top);
 #pragma unroll
@@ -49,17 +50,15 @@ __device__ void gradients_of_row(const T* logits, T* out, int64_t classes, int32
   const bool owns = target >= 0 && static_cast<int>(threadIdx.x) == owner;
   float at_target = 0.0f;
   if (owns) at_target = factor * (power_of_two((to_float(logits[target]) - shift) * log2_of_e) * inverse - 1.0f);
-  const auto gradient = [&](T x) {
-    const float value = scale * power_of_two(fmaf(to_float(x) - shift, log2_of_e, lift));
-    return from_float<T>(target < 0 ? 0.0f : value);
-  };
+  const auto gradient = [&](float x) { return target < 0 ? 0.0f : scale * power_of_two(fmaf(x - shift, log2_of_e, lift)); };
   for (int64_t i = static_cast<int64_t>(threadIdx.x) * N; i < body; i += static_cast<int64_t>(blockDim.x) * N) {
-    Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(logits + i);
+    float x[N];
+    widen(load_pack<N>(logits + i), x);
 #pragma unroll
-    for (int j = 0; j < N; ++j) pack.at[j] = gradient(pack.at[j]);
-    *reinterpret_cast<Pack<T, N>*>(out + i) = pack;
+    for (int j = 0; j < N; ++j) x[j] = gradient(x[j]);
+    store_pack(out + i, narrow<T>(x));
   }
-  if (body + threadIdx.x < classes) out[body + threadIdx.x] = gradient(logits[body + threadIdx.x]);
+  if (body + threadIdx.x < classes) out[body + threadIdx.x] = from_float<T>(gradient(to_float(logits[body + threadIdx.x])));
   if (owns) out[target] = from_float<T>(at_target);
 }
 
@@ -109,22 +108,33 @@ __global__ __launch_bounds__(sum_threads) void sum_of_losses(const double* losse
 }
 static_assert(sum_threads == warp * warp);
 
+/// to = from, rounded.
 template <class T>
-__global__ __launch_bounds__(most_threads) void round_all(const float* from, T* to, int64_t count) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * most_threads + threadIdx.x;
-  if (i < count) to[i] = from_float<T>(from[i]);
-}
+struct Rounding {
+  static constexpr int held = 2;
+  const float* from;
+  T* to;
 
-/// Calls body(std::integral_constant<int, N>) with the widest pack that the rows' addresses allow.
-template <class T, class F>
-void with_pack(int64_t stride, std::initializer_list<const void*> bases, F&& body) {
-  bool wide = stride * sizeof(T) % 16 == 0;
-  for (const void* base : bases) wide = wide && reinterpret_cast<uintptr_t>(base) % 16 == 0;
-  if (wide) body(std::integral_constant<int, 16 / sizeof(T)>{});
+  template <int N>
+  struct Held {
+    float values[N];
+  };
+  template <int N>
+  __device__ void load(int64_t at, Held<N>& held) const {
+    load_floats(from + at, held.values);
+  }
+  template <int N>
+  __device__ void store(int64_t at, const Held<N>& held) const {
+    store_pack(to + at, narrow<T>(held.values));
+  }
+};
+
+/// Calls body(std::integral_constant<int, N>) with the widest pack that rows at these addresses allow.
+template <class T, class F, class... P>
+void with_pack(int64_t stride, F&& body, const P*... bases) {
+  if (stride % per_pack<T> == 0 && aligned(16, bases...)) body(std::integral_constant<int, per_pack<T>>{});
   else body(std::integral_constant<int, 1>{});
 }
-
-dim3 rows_grid(int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
 
 void enqueue_sum_of_losses(const Call& call, const double* losses, int64_t rows, double scale, const Tensor& loss) {
   launch(sum_of_losses, dim3(1), dim3(sum_threads), 0, call.stream, losses, rows, scale, loss.as<float>());
@@ -134,37 +144,34 @@ RowLoss row_loss(const Call& call, const Tensor& targets, int64_t classes, doubl
   return {targets.as<int32_t>(), losses, lse, classes, call.fault, call.instruction};
 }
 
-void need_workspace(const char* op, const Call& call, size_t bytes) {
-  if (call.workspace_bytes >= bytes) return;
-  throw KernelError(std::string(op) + ": workspace, expected " + std::to_string(bytes) + " bytes, got " + std::to_string(call.workspace_bytes));
-}
-
 void cross_entropy(const Call& call) {
+  constexpr const char* op = "cross_entropy";
   const Tensor& logits = call.in(0);
   const int64_t rows = logits.rows(), classes = logits.last();
   if (rows == 0) return;
-  need_workspace("cross_entropy", call, rows * sizeof(double));
+  need_workspace(op, call, rows * sizeof(double));
   double* const losses = reinterpret_cast<double*>(call.workspace);
   const RowLoss loss = row_loss(call, call.in(1), classes, losses, call.has_out(1) ? call.out(1).as<float>() : nullptr);
   with_float(logits.dtype, [&]<class T>(T) {
-    with_pack<T>(classes, {logits.data}, [&]<int N>(std::integral_constant<int, N>) {
-      launch(losses_of_rows<T, N>, rows_grid(rows), dim3(threads_for(classes / N)), 0, call.stream, logits.as<T>(), classes, loss);
-    });
+    with_pack<T>(classes, [&]<int N>(std::integral_constant<int, N>) {
+      launch(losses_of_rows<T, N>, grid_of(op, rows), dim3(threads_for(classes / N)), 0, call.stream, logits.as<T>(), classes, loss);
+    }, logits.data);
   });
   if (call.has_out(0)) enqueue_sum_of_losses(call, losses, rows, call.attrs<abi::CrossEntropyAttributes>().scale, call.out(0));
 }
 
 void cross_entropy_backward(const Call& call) {
+  constexpr const char* op = "cross_entropy_backward";
   const Tensor &logits = call.in(0), &out = call.out(0);
   const int64_t rows = logits.rows(), classes = logits.last();
   if (rows == 0) return;
   const RowLoss loss = row_loss(call, call.in(1), classes, nullptr, nullptr);
   const double scale = call.attrs<abi::CrossEntropyBackwardAttributes>().scale;
   with_float(logits.dtype, [&]<class T>(T) {
-    with_pack<T>(classes, {logits.data, out.data}, [&]<int N>(std::integral_constant<int, N>) {
-      launch(gradients_of_rows<T, N>, rows_grid(rows), dim3(threads_for(classes / N)), 0, call.stream, logits.as<T>(), out.as<T>(), loss,
+    with_pack<T>(classes, [&]<int N>(std::integral_constant<int, N>) {
+      launch(gradients_of_rows<T, N>, grid_of(op, rows), dim3(threads_for(classes / N)), 0, call.stream, logits.as<T>(), out.as<T>(), loss,
              call.in(2).as<float>(), call.in(3).as<float>(), scale);
-    });
+    }, logits.data, out.data);
   });
 }
 
@@ -205,7 +212,7 @@ void linear_cross_entropy(const Call& call) {
   const int64_t chunk_rows = std::min<int64_t>(attributes.rows, rows);
   // Rows of odd length would cost the products their tensor cores.
   const int64_t stride = (classes + 127) / 128 * 128;
-  const int64_t element = abi::dtype_bytes[static_cast<uint32_t>(x.dtype)];
+  const int64_t element = dtype_size(x.dtype);
   const Tensor* dx = nullptr;
   const Tensor* dw = nullptr;
   if constexpr (gradients) dx = call.outputs[1], dw = call.outputs[2];
@@ -238,15 +245,15 @@ void linear_cross_entropy(const Call& call) {
     with_float(x.dtype, [&]<class T>(T) {
       T* const logits = reinterpret_cast<T*>(memory.logits);
       if (!dx && !dw) {
-        constexpr int N = 16 / sizeof(T);
-        launch(losses_of_rows<T, N>, rows_grid(chunk), dim3(threads_for(classes / N)), 0, call.stream, logits, stride, loss);
+        constexpr int N = per_pack<T>;
+        launch(losses_of_rows<T, N>, grid_of(op, chunk), dim3(threads_for(classes / N)), 0, call.stream, logits, stride, loss);
         return;
       }
       if constexpr (gradients) {
-        constexpr int N = 16 / sizeof(T);
+        constexpr int N = per_pack<T>;
         const float* const dloss = call.in(3).as<float>();
         if (enqueue_classifier(call, loss, x.dtype, logits, stride, chunk, dloss, attributes.scale)) return;
-        launch(losses_and_gradients_of_rows<T, N>, rows_grid(chunk), dim3(threads_for(classes / N)), 0, call.stream, logits, stride, loss,
+        launch(losses_and_gradients_of_rows<T, N>, grid_of(op, chunk), dim3(threads_for(classes / N)), 0, call.stream, logits, stride, loss,
                dloss, attributes.scale);
       }
     });
@@ -274,10 +281,8 @@ void linear_cross_entropy(const Call& call) {
     }
   }
   if (dw_sums) {
-    const int64_t count = classes * features;
     with_float(dw->dtype, [&]<class T>(T) {
-      launch(round_all<T>, dim3(static_cast<unsigned>((count + most_threads - 1) / most_threads)), dim3(most_threads), 0, call.stream,
-             memory.dw, dw->as<T>(), count);
+      each<per_pack<T>>(op, call, classes * features, aligned(16, dw->data), Rounding<T>{memory.dw, dw->as<T>()});
     });
   }
   if (call.has_out(0)) enqueue_sum_of_losses(call, memory.losses, rows, attributes.scale, call.out(0));

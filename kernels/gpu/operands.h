@@ -50,6 +50,11 @@ bool aligned(size_t bytes, const P*... addresses) {
   return ((reinterpret_cast<uintptr_t>(addresses) | ... | uintptr_t{0}) & (bytes - 1)) == 0;
 }
 
+/// Throws KernelError where the instruction's scratch memory is smaller: workspace.ts and the kernel then differ.
+inline void need_workspace(const char* op, const Call& call, size_t bytes) {
+  if (call.workspace_bytes < bytes) fail(op, "workspace", std::to_string(bytes) + " bytes", std::to_string(call.workspace_bytes));
+}
+
 /// A unit is a run of parameters stored side by side and sharded together. A rank works on its slice: elements first to last of it.
 struct Slice {
   int64_t first;

@@ -82,11 +82,11 @@ class Report {
                  what, static_cast<long long>(product.m), static_cast<long long>(product.n), static_cast<long long>(product.k), rate(0),
                  rate(best), best, found.size(), found[0].milliseconds, found[best].milliseconds);
     std::string choice;
-    for (const char c : best ? found[best].choice : std::string()) choice += c == '\t' ? std::string("\\t") : std::string(1, c);
+    for (const char c : found[best].choice) choice += c == '\t' ? std::string("\\t") : std::string(1, c);
     std::printf("%s\n    {\"model\": \"%s\", \"layer\": \"%s\", \"what\": \"%s\", \"m\": %lld, \"n\": %lld, \"k\": %lld, \"first\": %.1f, \"best\": %.1f, "
-                "\"choice\": \"%s\"}",
+                "\"better\": %s, \"choice\": \"%s\"}",
                 rows_++ ? "," : "", model, layer, what, static_cast<long long>(product.m), static_cast<long long>(product.n),
-                static_cast<long long>(product.k), rate(0), rate(best), choice.c_str());
+                static_cast<long long>(product.k), rate(0), rate(best), best ? "true" : "false", choice.c_str());
     sums_[0] += found[0].milliseconds, sums_[1] += found[best].milliseconds;
   }
 
