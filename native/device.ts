@@ -13,6 +13,15 @@ export interface GroupOptions {
   readonly arenas: ArenaSizes
   /** Instruction set of the CPU kernels; default: the best that the machine has. */
   readonly isa?: string
+  readonly gpu?: GpuOptions
+}
+
+/** How programs run on `cuda`; each changes the bits of results. */
+export interface GpuOptions {
+  /** Operands of products in f32 are rounded to 10 bits of mantissa, for speed; default false. */
+  readonly tf32?: boolean
+  /** GELU beside a product is left to cublasLt; default false. */
+  readonly geluEpilogues?: boolean
 }
 
 /** What a worker needs to open its rank: structured-cloneable, memory by reference. */

@@ -42,6 +42,7 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       ranks: flags.ranks,
       threads: flags.threads,
       device: flags.device,
+      gpu: flags.tf32 ? { tf32: true } : undefined,
       seed: flags.seed,
       checkpointActivations: flags.checkpointActivations,
       memoryLimit: flags.memoryLimit,

@@ -14,6 +14,7 @@ export interface TrainFlags extends ModelFlags {
   readonly steps: number
   readonly seed?: number
   readonly device?: DeviceName
+  readonly tf32?: boolean
   readonly checkpointActivations?: boolean
   readonly memoryLimit?: number
   readonly keepInFp32?: RegExp
@@ -57,6 +58,7 @@ export function addTrain(program: Command): void {
         oneOf('cpu', 'cuda', 'reference'),
       ),
     )
+    .option('--tf32', 'on cuda, products in fp32 with 10 bits of mantissa: faster, less exact')
     .addOption(option('--dropout <p>', 'dropout probability', within(0, 0.999)))
     .option('--checkpoint-activations', 'recompute activations in the backward')
     .addOption(

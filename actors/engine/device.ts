@@ -9,13 +9,14 @@ import { productChoices } from '../../kernels/gpu/choices.js'
 import type { Backend } from '../../kernels/ops/backend.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { referenceBackend } from '../../kernels/reference/backend.js'
-import { DeviceError, type DeviceName, machine } from '../../native/index.js'
+import { DeviceError, type DeviceName, type GpuOptions, machine } from '../../native/index.js'
 import { EngineError } from './errors.js'
 
 export interface DeviceOptions {
   readonly device?: DeviceName | undefined
   readonly isa?: string | undefined
   readonly threads?: number | undefined
+  readonly gpu?: GpuOptions | undefined
 }
 
 export interface ChosenDevice {
@@ -41,41 +42,11 @@ const beside = (ranks: number, bytes: readonly number[]): number => Math.max(0, 
 
 /** Throws {@link EngineError} for settings that the device does not have. */
 export function chooseDevice(options: DeviceOptions, ranks: number): ChosenDevice {
-  const { best } = machine()
-  const device = options.device ?? (best ? 'cpu' : 'reference')
-  if (device === 'cuda') {
-    for (const name of ['threads', 'isa'] as const) {
-      if (options[name] === undefined) continue
-      const message = `initialize: ${name}, expected none with device cuda, got ${options[name]}`
-      throw new EngineError('ENGINE_USAGE', message, { name })
-    }
-    const { gpu } = machine()
-    const used = gpu.devices.slice(0, ranks)
-    return {
-      device,
-      isa: null,
-      threads: 1,
-      backend: gpuBackend,
-      planned: { logits: true, where: 'on each GPU' },
-      environment: {
-        device,
-        gpu: used[0]?.name ?? 'unknown',
-        compute: used[0]?.compute ?? 'unknown',
-        cublasLt: gpu.cublasLt ?? 'unknown',
-        products: createHash('sha256').update(productChoices).digest('hex').slice(0, 16),
-      },
-      sharers: 1,
-      // Of all its memory, not of what is free now: the same machine makes the same plan.
-      capacity:
-        used.length > 0
-          ? beside(
-              ranks,
-              used.map(({ memoryBytes }) => memoryBytes),
-            )
-          : null,
-    }
-  }
-  const isa = device === 'cpu' ? (options.isa ?? best) : null
+  const here = machine()
+  const device = options.device ?? (here.best ? 'cpu' : 'reference')
+  if (device === 'cuda') return chooseGpus(options, ranks)
+  if (options.gpu) throw unfit('gpu', 'device cuda with it', device)
+  const isa = device === 'cpu' ? (options.isa ?? here.best) : null
   const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
   return {
     device,
@@ -85,9 +56,46 @@ export function chooseDevice(options: DeviceOptions, ranks: number): ChosenDevic
     planned: { logits: false, where: `on ${ranks} ranks` },
     environment: { device, ...(isa && { isa }) },
     sharers: ranks,
-    capacity: Math.min(machine().memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY),
+    capacity: Math.min(here.memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY),
   }
 }
+
+function chooseGpus(options: DeviceOptions, ranks: number): ChosenDevice {
+  for (const name of ['threads', 'isa'] as const) {
+    if (options[name] !== undefined) throw unfit(name, 'none with device cuda', options[name])
+  }
+  const { gpu } = machine()
+  const { tf32 = false, geluEpilogues = false } = options.gpu ?? {}
+  const used = gpu.devices.slice(0, ranks)
+  return {
+    device: 'cuda',
+    isa: null,
+    threads: 1,
+    backend: gpuBackend,
+    planned: { logits: true, where: 'on each GPU' },
+    environment: {
+      device: 'cuda',
+      gpu: used[0]?.name ?? 'unknown',
+      compute: used[0]?.compute ?? 'unknown',
+      cublasLt: gpu.cublasLt ?? 'unknown',
+      products: createHash('sha256').update(productChoices).digest('hex').slice(0, 16),
+      ...(tf32 && { tf32: 'on' }),
+      ...(geluEpilogues && { gelu_epilogues: 'on' }),
+    },
+    sharers: 1,
+    // Of all its memory, not of what is free now: the same machine makes the same plan.
+    capacity:
+      used.length > 0
+        ? beside(
+            ranks,
+            used.map(({ memoryBytes }) => memoryBytes),
+          )
+        : null,
+  }
+}
+
+const unfit = (name: string, expected: string, got: unknown): EngineError =>
+  new EngineError('ENGINE_USAGE', `initialize: ${name}, expected ${expected}, got ${got}`, { name })
 
 /** Bytes that the plans of the ranks that share a memory may take now. */
 export function roomOf({ device, capacity }: ChosenDevice, ranks: number): number {
@@ -104,7 +112,9 @@ export function roomOf({ device, capacity }: ChosenDevice, ranks: number): numbe
 export function expectDevice(device: DeviceName, ranks: number): void {
   if (device !== 'cuda') return
   const { devices, nccl, reason } = machine().gpu
-  if (devices.length === 0) throw new DeviceError('DEVICE_MISSING', reason ?? 'gpu: devices, expected one, got none')
+  if (reason !== undefined || devices.length === 0) {
+    throw new DeviceError('DEVICE_MISSING', reason ?? 'gpu: devices, expected at least one, got none')
+  }
   if (ranks > devices.length) {
     const message = `initialize: ranks, expected at most ${devices.length}, one for each GPU, got ${ranks}`
     throw new EngineError('ENGINE_USAGE', message, { ranks, devices: devices.length })

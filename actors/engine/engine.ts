@@ -198,6 +198,7 @@ export class Engine {
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
+      native_seconds: Math.max(...report.ranks.map(({ nativeSeconds }) => nativeSeconds)),
     }
     this.#events.next(event)
     if (skipped) this.#events.next(skipNotice(step, scales ? [scaler.scale, next.scale] : null))

@@ -1,5 +1,5 @@
 // Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
-import type { DeviceName } from '../../native/index.js'
+import type { DeviceName, GpuOptions } from '../../native/index.js'
 import {
   type ConfigSource,
   type DeepSpeedConfig,
@@ -54,6 +54,8 @@ export interface InitializeOptions {
   readonly threads?: number
   /** `cuda` has a GPU for each rank. Default: `cpu`, or `reference` without the addon. */
   readonly device?: DeviceName
+  /** How the device `cuda` computes. */
+  readonly gpu?: GpuOptions
   /** Instruction set of the CPU kernels; default: the best there is. */
   readonly isa?: string
   readonly seed?: number

@@ -45,7 +45,13 @@ export async function raise(
 ): Promise<Troupe> {
   const { config, compilation, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
   const { train, micro, accumulation } = config.batch
-  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
+  const group = createGroup({
+    device,
+    ranks,
+    arenas: compilation.plan.arenas,
+    ...(isa && { isa }),
+    ...(options.gpu && { gpu: options.gpu }),
+  })
   try {
     const slots = options.data
       ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
