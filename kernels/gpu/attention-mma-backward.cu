@@ -118,54 +118,6 @@ __device__ inline uint32_t kept_scores(const Mask& mask, int key, int query) {
   return all;
 }
 
-/// to += left * right^T, both in shared memory: `left` a lane's address in 32 rows, `right` in 32 others, of D numbers.
-template <class T, int D>
-__device__ inline void multiply_rows(float (&to)[2][4][4], uint32_t left, uint32_t right) {
-  constexpr int stride = stride_of<D>;
-#pragma unroll
-  for (int d = 0; d < D / 16; ++d) {
-    uint32_t a[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) load_matrices(a[i], left + i * 16 * stride + d * 32);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      uint32_t b[4];
-      load_matrices(b, right + n * 16 * stride + d * 32);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int u = 0; u < 2; ++u) {
-          float(&sum)[4] = to[i][2 * n + u];
-          if (d == 0) multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
-          else multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], sum);
-        }
-      }
-    }
-  }
-}
-
-/// One step of 16 of to += left * right, `from` a lane's address in 16 rows of `right` in shared memory.
-template <class T, int ROWS, int COLUMNS>
-__device__ inline void multiply_step(float (&to)[ROWS][COLUMNS][4], const uint32_t (&left)[ROWS][4], uint32_t from) {
-#pragma unroll
-  for (int n = 0; n < COLUMNS; n += 2) {
-    if (n + 1 < COLUMNS) {
-      uint32_t b[4];
-      load_matrices_transposed(b, from + n * 16);
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i) {
-#pragma unroll
-        for (int u = 0; u < 2; ++u) multiply_add<T>(to[i][n + u], left[i], b[2 * u], b[2 * u + 1], to[i][n + u]);
-      }
-    } else {
-      uint32_t b[2];
-      load_matrices_transposed(b, from + n * 16);
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i) multiply_add<T>(to[i][n], left[i], b[0], b[1], to[i][n]);
-    }
-  }
-}
-
 template <class T, int D, bool DROPOUT>
 __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
     attention_backward(const Plan plan, const Order order, const Exchange exchange, const int stages, const T* __restrict__ d_o,

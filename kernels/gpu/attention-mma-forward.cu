@@ -12,18 +12,21 @@ namespace deeptroupe::gpu {
 
 namespace {
 
-template <class T, int D, int KEYS, int BLOCKS, bool DROPOUT>
+constexpr int KEYS = 64;
+
+template <int D>
 struct Forward {
   static constexpr int threads = 128, rows = 128, warp_rows = 32;
   static constexpr int row_tiles = 2, key_tiles = KEYS / 8, size_tiles = D / 8;
+  /// Blocks that share a multiprocessor: registers allow three where sums are small.
+  static constexpr int blocks(bool dropout) { return D == 64 && !dropout ? 3 : 2; }
   static constexpr int stride = stride_of<D>;
   static constexpr int tile_bytes = KEYS * stride;
   static constexpr int q_at = 0, keys_at = rows * stride, values_at = tile_bytes, stage_bytes = 2 * tile_bytes;
   static constexpr size_t shared_bytes(int stages) { return keys_at + static_cast<size_t>(stages) * stage_bytes; }
 };
 
-/// Which of a lane's scores of one warp's tile of 32 queries and KEYS keys are kept: 4 bits for each tile of C, rows of tiles first.
-template <int KEYS>
+/// Which of a lane's scores of one warp's tile are kept: 4 bits for each tile of C, rows of tiles first.
 __device__ inline void kept_scores(uint32_t (&bits)[KEYS / 32 * 2], const Mask& mask, int query, int key) {
   const int lane = threadIdx.x % warp, r = lane / 4, c = lane % 4;
   constexpr int in_word = 8, tiles = 2 * (KEYS / 8);
@@ -52,11 +55,11 @@ __device__ inline void kept_scores(uint32_t (&bits)[KEYS / 32 * 2], const Mask& 
   }
 }
 
-template <class T, int D, int KEYS, int BLOCKS, bool DROPOUT>
-__global__ void __launch_bounds__(128, BLOCKS)
+template <class T, int D, bool DROPOUT>
+__global__ void __launch_bounds__(Forward<D>::threads, Forward<D>::blocks(DROPOUT))
     attention_forward(const Plan plan, const Order order, const int stages, const T* __restrict__ qkv, T* __restrict__ o,
                       float* __restrict__ lse) {
-  using F = Forward<T, D, KEYS, BLOCKS, DROPOUT>;
+  using F = Forward<D>;
   int pair, rank;
   order.at(blockIdx.x, pair, rank);
   const int lane = threadIdx.x % warp, warp_row = threadIdx.x / warp * F::warp_rows;
@@ -101,118 +104,88 @@ __global__ void __launch_bounds__(128, BLOCKS)
     if (stages == 2 && tile + 1 < tiles) copy_keys(tile + 1);
     const int first_key = tile * KEYS;
     if (first_row < sequence && !(plan.causal && first_key > first_row + F::warp_rows - 1)) {
-    const uint32_t stage = (tile & (stages - 1)) * F::stage_bytes;
+      const uint32_t stage = (tile & (stages - 1)) * F::stage_bytes;
 
-    uint32_t kept[KEYS / 32 * 2];
-    if constexpr (DROPOUT) kept_scores<KEYS>(kept, Mask(plan, pair), first_row, first_key);
+      uint32_t kept[KEYS / 32 * 2];
+      if constexpr (DROPOUT) kept_scores(kept, Mask(plan, pair), first_row, first_key);
 
-    float scores[F::row_tiles][F::key_tiles][4];
-#pragma unroll
-    for (int d = 0; d < D / 16; ++d) {
-      uint32_t a[F::row_tiles][4];
-#pragma unroll
-      for (int i = 0; i < F::row_tiles; ++i) load_matrices(a[i], q_tile + i * 16 * F::stride + d * 32);
-#pragma unroll
-      for (int n = 0; n < KEYS / 16; ++n) {
-        uint32_t b[4];
-        load_matrices(b, k_tile + stage + n * 16 * F::stride + d * 32);
+      float scores[F::row_tiles][F::key_tiles][4];
+      multiply_rows<T, D>(scores, q_tile, k_tile + stage);
+
+      if ((plan.causal && first_key + KEYS - 1 > first_row) || first_key + KEYS > sequence) {
 #pragma unroll
         for (int i = 0; i < F::row_tiles; ++i) {
 #pragma unroll
-          for (int u = 0; u < 2; ++u) {
-            float(&to)[4] = scores[i][2 * n + u];
-            if (d == 0) multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
-            else multiply_add<T>(to, a[i], b[2 * u], b[2 * u + 1], to);
-          }
-        }
-      }
-    }
-
-    if ((plan.causal && first_key + KEYS - 1 > first_row) || first_key + KEYS > sequence) {
+          for (int e = 0; e < 4; ++e) {
+            const int row = first_row + i * 16 + lane / 4 + e / 2 * 8;
+            const int last = plan.causal && row < sequence ? row : sequence - 1;
 #pragma unroll
-      for (int i = 0; i < F::row_tiles; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int row = first_row + i * 16 + lane / 4 + e / 2 * 8;
-          const int last = plan.causal && row < sequence ? row : sequence - 1;
-#pragma unroll
-          for (int n = 0; n < F::key_tiles; ++n) {
-            if (first_key + n * 8 + lane % 4 * 2 + e % 2 > last) scores[i][n][e] = -INFINITY;
-          }
-        }
-      }
-    }
-
-    float here[F::row_tiles][2];
-    bool risen = false;
-#pragma unroll
-    for (int i = 0; i < F::row_tiles; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = fmaxf(scores[i][0][2 * half], scores[i][0][2 * half + 1]);
-#pragma unroll
-        for (int n = 1; n < F::key_tiles; ++n) most = fmaxf(most, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
-        most = fmaxf(most, shuffle_xor(most, 1));
-        most = fmaxf(most, shuffle_xor(most, 2));
-        here[i][half] = most;
-        risen = risen || (most - top[i][half]) * factor > 8.0f;
-      }
-    }
-    if (__any_sync(0xffffffffu, risen)) {
-#pragma unroll
-      for (int i = 0; i < F::row_tiles; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float higher = fmaxf(top[i][half], here[i][half]);
-          const float shrink = exp2_fast((top[i][half] - higher) * factor);
-          top[i][half] = higher;
-          total[i][half] *= shrink;
-#pragma unroll
-          for (int n = 0; n < F::size_tiles; ++n) sums[i][n][2 * half] *= shrink, sums[i][n][2 * half + 1] *= shrink;
-        }
-      }
-    }
-
-#pragma unroll
-    for (int i = 0; i < F::row_tiles; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float shift = -top[i][half] * factor;
-#pragma unroll
-        for (int n = 0; n < F::key_tiles; ++n) {
-#pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            float& score = scores[i][n][e];
-            score = exp2_fast(fmaf(score, factor, shift));
-            total[i][half] += score;
-            if constexpr (DROPOUT) {
-              constexpr int in_word = 8;
-              const int at = i * F::key_tiles + n;
-              if (!(kept[at / in_word] >> (at % in_word * 4 + e) & 1)) score = 0;
+            for (int n = 0; n < F::key_tiles; ++n) {
+              if (first_key + n * 8 + lane % 4 * 2 + e % 2 > last) scores[i][n][e] = -INFINITY;
             }
           }
         }
       }
-    }
 
+      float here[F::row_tiles][2];
+      bool risen = false;
 #pragma unroll
-    for (int n = 0; n < KEYS / 16; ++n) {
-      uint32_t a[F::row_tiles][4];
+      for (int i = 0; i < F::row_tiles; ++i) {
 #pragma unroll
-      for (int i = 0; i < F::row_tiles; ++i) to_operand<T>(a[i], scores[i][2 * n], scores[i][2 * n + 1]);
+        for (int half = 0; half < 2; ++half) {
+          float most = fmaxf(scores[i][0][2 * half], scores[i][0][2 * half + 1]);
 #pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t b[4];
-        load_matrices_transposed(b, v_tile + stage + n * 16 * F::stride + d * 32);
+          for (int n = 1; n < F::key_tiles; ++n) most = fmaxf(most, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
+          most = fmaxf(most, shuffle_xor(most, 1));
+          most = fmaxf(most, shuffle_xor(most, 2));
+          here[i][half] = most;
+          risen = risen || (most - top[i][half]) * factor > 8.0f;
+        }
+      }
+      if (__any_sync(0xffffffffu, risen)) {
 #pragma unroll
         for (int i = 0; i < F::row_tiles; ++i) {
 #pragma unroll
-          for (int u = 0; u < 2; ++u) {
-            multiply_add<T>(sums[i][2 * d + u], a[i], b[2 * u], b[2 * u + 1], sums[i][2 * d + u]);
+          for (int half = 0; half < 2; ++half) {
+            const float higher = fmaxf(top[i][half], here[i][half]);
+            const float shrink = exp2_fast((top[i][half] - higher) * factor);
+            top[i][half] = higher;
+            total[i][half] *= shrink;
+#pragma unroll
+            for (int n = 0; n < F::size_tiles; ++n) sums[i][n][2 * half] *= shrink, sums[i][n][2 * half + 1] *= shrink;
           }
         }
       }
-    }
+
+#pragma unroll
+      for (int i = 0; i < F::row_tiles; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float shift = -top[i][half] * factor;
+#pragma unroll
+          for (int n = 0; n < F::key_tiles; ++n) {
+#pragma unroll
+            for (int e = 2 * half; e < 2 * half + 2; ++e) {
+              float& score = scores[i][n][e];
+              score = exp2_fast(fmaf(score, factor, shift));
+              total[i][half] += score;
+              if constexpr (DROPOUT) {
+                constexpr int in_word = 8;
+                const int at = i * F::key_tiles + n;
+                if (!(kept[at / in_word] >> (at % in_word * 4 + e) & 1)) score = 0;
+              }
+            }
+          }
+        }
+      }
+
+#pragma unroll
+      for (int n = 0; n < KEYS / 16; ++n) {
+        uint32_t a[F::row_tiles][4];
+#pragma unroll
+        for (int i = 0; i < F::row_tiles; ++i) to_operand<T>(a[i], scores[i][2 * n], scores[i][2 * n + 1]);
+        multiply_step<T>(sums, a, v_tile + stage + n * 16 * F::stride);
+      }
     }
     if (stages == 1 && tile + 1 < tiles) {
       __syncthreads();
@@ -247,20 +220,20 @@ __global__ void __launch_bounds__(128, BLOCKS)
 
 template <int D>
 int stages_of(const Properties& device) {
-  using F = Forward<bf16, D, 64, 2, false>;
+  using F = Forward<D>;
   // Two blocks share a multiprocessor, which has 1 KiB more than a block may take; each costs 1 KiB beside its own.
   if (2 * (F::shared_bytes(2) + 1024) <= device.shared_bytes + 1024) return 2;
   return F::shared_bytes(1) <= device.shared_bytes ? 1 : 0;
 }
 
-template <class T, int D, int KEYS, int BLOCKS, bool DROPOUT>
+template <class T, int D, bool DROPOUT>
 void enqueue(const Call& call, const Plan& plan) {
-  using F = Forward<T, D, KEYS, BLOCKS, DROPOUT>;
+  using F = Forward<D>;
   const int stages = stages_of<D>(*call.device);
   const size_t bytes = F::shared_bytes(stages);
-  allow_shared_once<attention_forward<T, D, KEYS, BLOCKS, DROPOUT>>(bytes);
+  allow_shared_once<attention_forward<T, D, DROPOUT>>(bytes);
   const Order order(call, plan.pairs(), divide_up(plan.sequence, F::rows), int64_t{4} * plan.sequence * D);
-  launch(attention_forward<T, D, KEYS, BLOCKS, DROPOUT>, dim3(order.items()), dim3(F::threads), bytes, call.stream, plan, order, stages,
+  launch(attention_forward<T, D, DROPOUT>, dim3(order.items()), dim3(F::threads), bytes, call.stream, plan, order, stages,
          call.in(0).as<const T>(), call.out(0).as<T>(), call.has_out(1) ? call.out(1).as<float>() : nullptr);
 }
 
@@ -275,9 +248,8 @@ bool has_forward_mma(const Call& call, const Plan& plan) {
 
 void forward_mma(const Call& call, const Plan& plan) {
   with_mma_types(call.in(0).dtype, plan.size, [&]<class T, int D>() {
-    constexpr int keys = 64, blocks = D == 64 ? 3 : 2;
-    if (plan.dropout.active) enqueue<T, D, keys, 2, true>(call, plan);
-    else enqueue<T, D, keys, blocks, false>(call, plan);
+    if (plan.dropout.active) enqueue<T, D, true>(call, plan);
+    else enqueue<T, D, false>(call, plan);
   });
 }
 

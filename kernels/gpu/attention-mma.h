@@ -88,6 +88,55 @@ __device__ inline void to_operand(uint32_t (&a)[4], const float (&left)[4], cons
   a[2] = pack<T>(right[0], right[1]), a[3] = pack<T>(right[2], right[3]);
 }
 
+/// to = left * right^T for rows of D numbers in shared memory: `left` is a lane's address (rows_first) in ROWS tiles of 16 of them,
+/// `right` (columns_first) in COLUMNS / 2 others.
+template <class T, int D, int ROWS, int COLUMNS>
+__device__ inline void multiply_rows(float (&to)[ROWS][COLUMNS][4], uint32_t left, uint32_t right) {
+  constexpr int stride = stride_of<D>;
+#pragma unroll
+  for (int d = 0; d < D / 16; ++d) {
+    uint32_t a[ROWS][4];
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) load_matrices(a[i], left + i * 16 * stride + d * 32);
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 2; ++n) {
+      uint32_t b[4];
+      load_matrices(b, right + n * 16 * stride + d * 32);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+        for (int u = 0; u < 2; ++u) {
+          float(&sum)[4] = to[i][2 * n + u];
+          if (d == 0) multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], {0, 0, 0, 0});
+          else multiply_add<T>(sum, a[i], b[2 * u], b[2 * u + 1], sum);
+        }
+      }
+    }
+  }
+}
+
+/// One step of 16 of to += left * right: `from` is a lane's address (rows_first) in the 16 rows of `right` in shared memory.
+template <class T, int ROWS, int COLUMNS>
+__device__ inline void multiply_step(float (&to)[ROWS][COLUMNS][4], const uint32_t (&left)[ROWS][4], uint32_t from) {
+#pragma unroll
+  for (int n = 0; n < COLUMNS; n += 2) {
+    if (n + 1 < COLUMNS) {
+      uint32_t b[4];
+      load_matrices_transposed(b, from + n * 16);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+        for (int u = 0; u < 2; ++u) multiply_add<T>(to[i][n + u], left[i], b[2 * u], b[2 * u + 1], to[i][n + u]);
+      }
+    } else {
+      uint32_t b[2];
+      load_matrices_transposed(b, from + n * 16);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) multiply_add<T>(to[i][n], left[i], b[0], b[1], to[i][n]);
+    }
+  }
+}
+
 /// Whether the tensor cores' path takes a call of this plan whose operands lie at `pointers`. The online maximum needs a positive scale.
 inline bool fits_mma(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers) {
   if (call.device->major < 8 || !(plan.scale > 0) || !(plan.size == 64 || plan.size == 80 || plan.size == 96 || plan.size == 128)) return false;

@@ -36,6 +36,7 @@ void attention(const Call& call) {
   const Plan plan = plan_of<abi::AttentionAttributes>("attention", call, call.in(0));
   if (call.in(0).elements() == 0) return;
 #if !defined(__HIP__)
+  if (has_forward_hopper(call, plan)) return forward_hopper(call, plan);
   if (has_forward_mma(call, plan)) return forward_mma(call, plan);
 #endif
   forward_portable(call, plan);

@@ -105,6 +105,10 @@ void backward_mma(const Call& call, const Plan& plan);
 /// Whether that path takes the call: by dtype, head size, scale, alignment and chip.
 bool has_forward_mma(const Call& call, const Plan& plan);
 bool has_backward_mma(const Call& call, const Plan& plan);
+
+/// The path of Hopper's warpgroups (attention-hopper.cu).
+void forward_hopper(const Call& call, const Plan& plan);
+bool has_forward_hopper(const Call& call, const Plan& plan);
 #endif
 
 /// The path that takes everything (attention-portable.cu).

@@ -49,8 +49,6 @@ class Bench {
     table_.kernels[static_cast<size_t>(opcode)](call);
   }
 
-  std::byte* workspace() const { return workspace_; }
-
  private:
   const Properties& device_;
   const size_t workspace_bytes_;
@@ -66,10 +64,12 @@ struct Options {
 
 class Report {
  public:
-  Report(Products& products, const Bench& bench, int limit) : products_(products), bench_(bench), limit_(limit) {}
+  /// Split sums must not lie on logits, which are operands too: they have a workspace of their own.
+  Report(Products& products, Memory& memory, int limit)
+      : products_(products), workspace_(static_cast<std::byte*>(memory.take(product_workspace))), limit_(limit) {}
 
   void product(const char* model, const char* layer, const char* what, const Product& product) {
-    const std::vector<Candidate> found = products_.tune(product, bench_.workspace(), product_workspace, nullptr, limit_);
+    const std::vector<Candidate> found = products_.tune(product, workspace_, product_workspace, nullptr, limit_);
     if (found.empty()) return;
     size_t best = 0;
     for (size_t i = 1; i < found.size(); ++i)
@@ -105,7 +105,7 @@ class Report {
 
  private:
   Products& products_;
-  const Bench& bench_;
+  std::byte* const workspace_;
   const int limit_;
   int rows_ = 0;
   double sums_[2] = {};
@@ -118,7 +118,7 @@ void measure(const Model& model, const Properties& device, Products& products, P
   const int64_t rows = model.batch * sequence, d = model.width;
   const size_t logits_bytes = static_cast<size_t>(rows * classes) * 2;
   Bench bench(device, memory, logits_bytes + static_cast<size_t>(rows) * 8 + product_workspace + 4096);
-  Report report(products, bench, options.limit);
+  Report report(products, memory, options.limit);
   const Tensor x = memory.random(T, {rows, d}), y = memory.random(T, {rows, d}), residual = memory.random(T, {rows, d});
   const Tensor qkv = memory.random(T, {rows, 3 * d}), pre = memory.random(T, {rows, 4 * d}), act = memory.random(T, {rows, 4 * d});
   const Tensor weight = memory.random(T, {d, 4 * d}, 0.02f), bias = memory.random(T, {4 * d}), dw = memory.random(DType::f32, {classes, d});
