@@ -91,9 +91,9 @@ Properties properties() {
 
 /// Bytes that kernels/gpu/workspace.ts asks for.
 size_t workspace_of(const Case& c) {
-  const size_t pairs = static_cast<size_t>(c.batch) * c.heads, tiles = (c.sequence + 63) / 64;
+  const size_t pairs = static_cast<size_t>(c.batch) * c.heads, tiles = (c.sequence + 127) / 128;
   if (c.dtype == DType::f32 || !(c.size == 64 || c.size == 80 || c.size == 96 || c.size == 128)) return 4 * pairs * c.sequence;
-  return pairs * tiles * (64 * 8 + (c.size == 64 ? 4 : 8) * 4 + (c.sequence > 128 ? size_t{64} * 4 * c.size : 0)) + 4;
+  return pairs * tiles * (128 * 8 + 2 * 8 * 4 + (c.sequence > 128 ? size_t{128} * 4 * c.size : 0)) + 4;
 }
 
 /// One case's operands and results on the device, and the two calls.
