@@ -16,13 +16,22 @@ export interface NativeReport {
   readonly nonFinite: number
   /** Seconds of CLOCK_MONOTONIC, empty unless profiled. */
   readonly seconds: Float64Array
+  /** What the run wrote into `io`, where that is not its memory itself. */
+  readonly io?: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
 }
 
 /** The surface of native/addon/addon.cpp. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
 export interface Addon {
   isaLevels(): string[]
   opTableHash(): bigint
+  gpuMachine(): GpuMachine
   createGroup(ranks: number, arenaBytes: Float64Array, isa: string, io: Uint8Array[]): number
+  createGpuGroup(
+    ranks: number,
+    arenaBytes: Float64Array,
+    options: { tf32: boolean; geluEpilogues: boolean; choices: string },
+    io: Uint8Array[],
+  ): number
   abortGroup(group: number, reason: string): void
   groupMemory(group: number, rank: number): Float64Array
   mappedBytes(): number
@@ -35,6 +44,11 @@ export interface Addon {
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
   load(handle: number, program: Uint8Array): number
+  /**
+   * How a GPU would work off a loaded program among several ranks: [begin, end, collective, wait, record] of each part
+   * (native/executor/schedule.h), then the events at start and finish.
+   */
+  schedule(handle: number, program: number): Int32Array
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void
@@ -70,10 +84,11 @@ function open(): AddonResult {
   return { addon: loaded }
 }
 
-/** One GPU. */
+/** One GPU; its number is its position. */
 export interface GpuDevice {
   readonly name: string
   readonly memoryBytes: number
+  /** Free now, of all processes; where NVML is missing, all of them. */
   readonly freeBytes: number
   /** Compute capability, e.g. `9.0`. */
   readonly compute: string
@@ -83,11 +98,11 @@ export interface GpuDevice {
 /** What the `cuda` device would have to work with. */
 export interface GpuMachine {
   readonly devices: readonly GpuDevice[]
-  /** Versions; null where there is none. */
+  /** Versions; null where there is none, and of the libraries where there is no GPU. */
   readonly driver: string | null
   readonly cublasLt: string | null
   readonly nccl: string | null
-  /** Why there are no devices to work with. */
+  /** Why no program can run on them. */
   readonly reason?: string
 }
 
@@ -99,6 +114,7 @@ export interface Machine {
   /** Threads that the process may run at once. */
   readonly cores: number
   readonly memoryBytes: number
+  /** Looked for when it is read. */
   readonly gpu: GpuMachine
   /** Why there is no addon. */
   readonly reason?: string
@@ -112,12 +128,8 @@ export function machine(): Machine {
     best: isa[0] ?? null,
     cores: availableParallelism(),
     memoryBytes: totalmem(),
-    gpu: {
-      devices: [],
-      driver: null,
-      cublasLt: null,
-      nccl: null,
-      reason: 'gpu: the addon, expected one with a GPU part, got one without',
+    get gpu() {
+      return native?.gpuMachine() ?? { devices: [], driver: null, cublasLt: null, nccl: null, reason: reason! }
     },
     ...(reason === undefined ? {} : { reason }),
   }

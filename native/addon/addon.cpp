@@ -192,29 +192,30 @@ Value gpu_machine(const CallbackInfo& info) {
   });
 }
 
-/// (bytes of each arena as Float64Array, io of each rank as Uint8Array[], device) -> group
-int add_group_of(const CallbackInfo& info, std::unique_ptr<Device> device) {
-  const auto sizes = info[0].As<Napi::Float64Array>();
-  const auto buffers = info[1].As<Napi::Array>();
+/// Of (ranks, bytes of each arena as Float64Array, what the device is, io of each rank as Uint8Array[]).
+int add_group_on(const CallbackInfo& info, std::unique_ptr<Device> device) {
+  const uint32_t ranks = info[0].As<Napi::Number>();
+  const auto sizes = info[1].As<Napi::Float64Array>();
+  const auto buffers = info[3].As<Napi::Array>();
   ArenaBytes bytes;
   for (uint32_t i = 0; i < abi::arena_count; ++i) bytes[i] = static_cast<size_t>(sizes[i]);
   std::vector<std::byte*> io;
-  for (uint32_t rank = 0; rank < buffers.Length(); ++rank)
+  for (uint32_t rank = 0; rank < ranks; ++rank)
     io.push_back(reinterpret_cast<std::byte*>(buffers.Get(rank).As<Napi::Uint8Array>().Data()));
   const int id = add_group(std::make_shared<Group>(bytes, io, std::move(device)));
   worker_of(info.Env()).groups.push_back(id);
   return id;
 }
 
-/// (bytes of each arena, io of each rank, instruction set) -> group
-Value create_cpu_group(const CallbackInfo& info) {
+/// (ranks, bytes of each arena, instruction set, io of each rank) -> group
+Value create_group(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const KernelTable& kernels = kernels_of(info[2].As<Napi::String>().Utf8Value());
-    return Napi::Number::New(info.Env(), add_group_of(info, make_cpu_device(kernels)));
+    return Napi::Number::New(info.Env(), add_group_on(info, make_cpu_device(kernels)));
   });
 }
 
-/// (bytes of each arena, io of each rank, options) -> group
+/// (ranks, bytes of each arena, options, io of each rank) -> group
 Value create_gpu_group(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const auto given = info[2].As<Napi::Object>();
@@ -222,8 +223,8 @@ Value create_gpu_group(const CallbackInfo& info) {
     options.tf32 = given.Get("tf32").As<Napi::Boolean>();
     options.gelu_epilogues = given.Get("geluEpilogues").As<Napi::Boolean>();
     options.choices = given.Get("choices").As<Napi::String>();
-    const int ranks = static_cast<int>(info[1].As<Napi::Array>().Length());
-    return Napi::Number::New(info.Env(), add_group_of(info, make_gpu_device(ranks, options)));
+    const int ranks = info[0].As<Napi::Number>();
+    return Napi::Number::New(info.Env(), add_group_on(info, make_gpu_device(ranks, options)));
   });
 }
 
@@ -442,7 +443,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<available_isa>("isaLevels");
   add.operator()<op_table_hash>("opTableHash");
   add.operator()<gpu_machine>("gpuMachine");
-  add.operator()<create_cpu_group>("createCpuGroup");
+  add.operator()<create_group>("createGroup");
   add.operator()<create_gpu_group>("createGpuGroup");
   add.operator()<abort_group>("abortGroup");
   add.operator()<group_memory>("groupMemory");

@@ -22,20 +22,26 @@ double as_double(const void* data, DType dtype, int64_t i) {
   }
 }
 
-/// The largest difference of two results, in units of what their roundings and sums may differ by, and of `slack`.
-double difference(const Tensor& a, const Tensor& b, int64_t columns, int64_t stride, double terms, double slack) {
+/// How far two results are apart at the most, in units of what their roundings and sums may differ by and of `slack`, and where.
+struct Difference {
+  double worst = 0;
+  int64_t row = 0, column = 0;
+  double got = 0, expected = 0;
+};
+
+Difference difference(const Tensor& a, const Tensor& b, int64_t columns, int64_t stride, double terms, double slack) {
   const size_t size = abi::dtype_bytes[static_cast<uint32_t>(a.dtype)];
   const auto left = copied<std::byte>(a.data, a.elements() * size), right = copied<std::byte>(b.data, b.elements() * size);
   const double unit = a.dtype == DType::bf16 ? 0x1p-8 : a.dtype == DType::f16 ? 0x1p-11 : 0x1p-24;
-  double worst = 0;
+  Difference found;
   for (int64_t i = 0; i < a.elements(); ++i) {
     if (i % stride >= columns) continue;
     const double x = as_double(left.data(), a.dtype, i), y = as_double(right.data(), a.dtype, i);
     const double limit = 2 * unit * std::fabs(y) + 4 * 0x1p-24 * (8 + 2 * std::sqrt(terms)) * std::sqrt(terms) + slack;
     const double off = std::fabs(x - y) / limit;
-    worst = off <= worst ? worst : std::isnan(off) ? INFINITY : off;
+    if (off > found.worst || std::isnan(off)) found = {std::isnan(off) ? INFINITY : off, i / stride, i % stride, x, y};
   }
-  return worst;
+  return found;
 }
 
 int run() {
@@ -75,16 +81,20 @@ int run() {
             check(cudaDeviceSynchronize(), "a product");
             // The library's tanh is good to 2^-11; a derivative multiplies what it is off by with the product.
             const double terms = static_cast<double>(s.k), slack = gelu ? 4e-3 * std::sqrt(terms) : 0;
-            double off = difference(theirs, mine, s.n, d_stride, terms, slack);
-            if (epilogue == Epilogue::gelu_aux) off = std::max(off, difference(aux[1], aux[0], s.n, s.n, terms, 0));
+            Difference off = difference(theirs, mine, s.n, d_stride, terms, slack);
+            if (epilogue == Epilogue::gelu_aux) {
+              const Difference pre = difference(aux[1], aux[0], s.n, s.n, terms, 0);
+              if (pre.worst > off.worst) off = pre;
+            }
             ++checked;
-            if (off <= 1) return;
+            if (off.worst <= 1) return;
             ++wrong;
-            std::fprintf(stderr, "%s: %s>%s %lld x %lld x %lld%s%s%s%s%s epilogue %d: off by %.1f of what it may\n", who,
+            std::fprintf(stderr, "%s: %s>%s %lld x %lld x %lld%s%s%s%s%s epilogue %d: off by %.1f of what it may, at [%lld, %lld] %g for %g\n", who,
                          abi::dtype_names[static_cast<int>(operands)], abi::dtype_names[static_cast<int>(result)], static_cast<long long>(s.m),
                          static_cast<long long>(s.n), static_cast<long long>(s.k), a_transposed ? " a transposed" : "",
                          b_transposed ? " b transposed" : "", base ? " base" : "", bias ? " bias" : "", padded ? " padded" : "",
-                         static_cast<int>(epilogue), off);
+                         static_cast<int>(epilogue), off.worst, static_cast<long long>(off.row),
+                         static_cast<long long>(off.column), off.got, off.expected);
           };
           compare(*library, "first");
           // The stored choice of each candidate, used as a run would.

@@ -1,0 +1,50 @@
+// Which calls of attention go to Hopper's warpgroups, and the description of tensors to the copy engine.
+#include "attention-hopper.h"
+
+#include <cstdlib>
+
+#if !defined(__HIP__)
+
+namespace deeptroupe::gpu {
+
+namespace {
+
+using EncodeTiled = decltype(cuTensorMapEncodeTiled);
+
+/// The driver's function that describes a tensor; null where the driver has none.
+EncodeTiled* encode_tiled() {
+  static EncodeTiled* const function = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    const Status status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+    return status == success && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled*>(found) : nullptr;
+  }();
+  return function;
+}
+
+}  // namespace
+
+CUtensorMap box_map(const Tensor& tensor) {
+  const auto width = static_cast<cuuint64_t>(tensor.dims[2]), sequence = static_cast<cuuint64_t>(tensor.dims[1]);
+  const cuuint64_t dims[3] = {width, sequence, static_cast<cuuint64_t>(tensor.dims[0])}, strides[2] = {2 * width, 2 * width * sequence};
+  const cuuint32_t box[3] = {BOX, BOX, 1}, steps[3] = {1, 1, 1};
+  CUtensorMap map;
+  const CUresult result = encode_tiled()(
+      &map, tensor.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, tensor.data, dims, strides,
+      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw Error("gpu: description of a tensor to the copy engine, expected success, got error " + std::to_string(result));
+  }
+  return map;
+}
+
+bool fits_hopper(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers) {
+  static const bool on = std::getenv("DEEPTROUPE_HOPPER_ATTENTION") != nullptr;
+  return on && call.device->major == 9 && call.device->minor == 0 && !plan.dropout.active && (plan.size == 64 || plan.size == 128) &&
+         fits_mma(call, plan, pointers) && encode_tiled() != nullptr;
+}
+
+}  // namespace deeptroupe::gpu
+
+#endif
