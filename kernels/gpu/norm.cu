@@ -314,6 +314,7 @@ void layer_norm_backward(const Call& call) {
                       static_cast<int>(dy.last())};
   if (o.width == 0) return;
   const int64_t chunks = blocks_of(o.rows, chunk_rows);
+  if (o.partial) need_workspace(op, call, sizeof(float) * chunks * 2 * o.width);
   const bool packed = o.width % per_pack<T> == 0 && o.width <= most_packs<T> * backward_threads<most_packs<T>> * per_pack<T> &&
                       aligned(16, o.dy, o.x, o.weight, o.residual, o.dx);
   if (chunks > 0 && packed) {
