@@ -1,14 +1,6 @@
-// Attention forward on Hopper's warpgroups, for heads of 64 and 128. A block stays on its multiprocessor and takes one piece of work
-// after the other: 128 queries of a pair, or 192 with small heads, 64 to a warpgroup. One warp more has the copies made ahead: q once
-// for a piece, tiles of 128 keys and of values as their places in a ring become free, the next piece's while this one ends.
-// A warpgroup starts the product for the next scores and the one of the last probabilities with the values, and takes the scores'
-// exponentials while the second runs; the warpgroups take turns, so that one has products under way while another is in its softmax.
-// Rows, order of sums and the rescaling are those of attention-mma-forward.cu.
-// Source: FlashAttention-3 (arXiv 2407.08608).
-#include "attention-mma.h"
-#include "hopper.h"
+// Which calls of attention go to Hopper's warpgroups, and the description of tensors to the copy engine.
+#include "attention-hopper.h"
 
-#include <cmath>
 #include <cstdlib>
 
 #if !defined(__HIP__)
@@ -17,278 +9,9 @@ namespace deeptroupe::gpu {
 
 namespace {
 
-/// Rows and columns of a box that one copy brings, and keys of a tile.
-constexpr int BOX = 64, KEYS = 128;
-constexpr int BOX_BYTES = BOX * BOX * 2;
-
-template <int D>
-struct Hopper {
-  static constexpr int groups = 2, queries = 64 * groups, threads = 128 * (groups + 1);
-  static constexpr int stages = D == 64 ? 4 : 2;
-  /// Boxes side by side that make a row.
-  static constexpr int boxes = D / BOX, size_tiles = D / 8, key_tiles = KEYS / 8;
-  static constexpr int group_bytes = BOX * D * 2, tile_bytes = KEYS * D * 2, stride = stride_of<D>;
-  static constexpr int q_at = 0, keys_at = groups * group_bytes, values_at = keys_at + stages * tile_bytes;
-  static constexpr int out_at = values_at + stages * tile_bytes, barriers_at = out_at + queries * stride;
-  /// Of q, and of each place of keys and of values: one that it is full, one that it is empty.
-  static constexpr int q_full = barriers_at, q_empty = q_full + 8, k_full = q_empty + 8, k_empty = k_full + 8 * stages;
-  static constexpr int v_full = k_empty + 8 * stages, v_empty = v_full + 8 * stages;
-  /// The block's memory begins on a border of 1,024 bytes within what it gets.
-  static constexpr size_t shared_bytes = v_empty + 8 * stages + 1024;
-  /// Registers of a thread that copies and of one that computes; 168 on average.
-  static constexpr int few = 24, many = 240;
-};
-
-/// The pieces of work of this block in turn: up and down the order, so that heavy and light rounds even out.
-struct Pieces {
-  unsigned count, round = 0;
-  __device__ explicit Pieces(const Order& order) : count(static_cast<unsigned>(order.pairs) * static_cast<unsigned>(order.blocks)) {}
-  __device__ bool next(unsigned& item) {
-    while (round * gridDim.x < count) {
-      item = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-      ++round;
-      if (item < count) return true;
-    }
-    return false;
-  }
-};
-
-/// A place in a ring of `STAGES`, and the parity of its phase.
-template <int STAGES>
-struct Place {
-  int stage = 0, parity = 0;
-  __device__ void advance() {
-    if (++stage == STAGES) stage = 0, parity ^= 1;
-  }
-};
-
-template <class T, int D>
-__global__ void __launch_bounds__(Hopper<D>::threads, 1)
-    attention_hopper(const Plan plan, const Order order, const __grid_constant__ CUtensorMap map, T* __restrict__ o, float* __restrict__ lse) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using H = Hopper<D>;
-  const uint32_t whole = shared_address(attention_shared), shared = (whole + 1023) & ~1023u;
-  unsigned char* const memory = attention_shared + (shared - whole);
-  if (threadIdx.x == 0) {
-    init_barrier(shared + H::q_full, 1), init_barrier(shared + H::q_empty, 4 * H::groups);
-    for (int s = 0; s < H::stages; ++s) {
-      init_barrier(shared + H::k_full + 8 * s, 1), init_barrier(shared + H::k_empty + 8 * s, 4 * H::groups);
-      init_barrier(shared + H::v_full + 8 * s, 1), init_barrier(shared + H::v_empty + 8 * s, 4 * H::groups);
-    }
-    fence_barriers();
-  }
-  __syncthreads();
-
-  const int sequence = plan.sequence, hidden = plan.hidden();
-  const auto tiles_of = [&](int first_query) {
-    return divide_up(plan.causal && first_query + H::queries < sequence ? first_query + H::queries : sequence, KEYS);
-  };
-  Pieces pieces(order);
-  unsigned item;
-  int pair, rank;
-  const int group = static_cast<int>(threadIdx.x) / warpgroup - 1, lane = static_cast<int>(threadIdx.x) % warp;
-
-  if (group < 0) {
-    shrink_registers<H::few>();
-    if (threadIdx.x == 0) {
-      Place<1> q_place;
-      Place<H::stages> k_place, v_place;
-      while (pieces.next(item)) {
-        order.at(item, pair, rank);
-        const int batch = pair / plan.heads, x = pair % plan.heads * D, first_query = (order.blocks - 1 - rank) * H::queries;
-        const int tiles = tiles_of(first_query);
-        wait_for(shared + H::q_empty, q_place.parity ^ 1);
-        arrive_expecting(shared + H::q_full, H::groups * H::group_bytes);
-        for (int i = 0; i < H::groups * H::boxes; ++i) {
-          copy_box(shared + H::q_at + i * BOX_BYTES, map, shared + H::q_full, x + i % H::boxes * BOX, first_query + i / H::boxes * BOX, batch);
-        }
-        q_place.advance();
-        const auto copy_tile = [&](int at, int full, int empty, Place<H::stages>& place, int column, int tile) {
-          wait_for(shared + empty + 8 * place.stage, place.parity ^ 1);
-          arrive_expecting(shared + full + 8 * place.stage, H::tile_bytes);
-          for (int i = 0; i < 2 * H::boxes; ++i) {
-            copy_box(shared + at + place.stage * H::tile_bytes + i * BOX_BYTES, map, shared + full + 8 * place.stage, column + i / 2 * BOX,
-                     tile * KEYS + i % 2 * BOX, batch);
-          }
-          place.advance();
-        };
-        for (int tile = 0; tile <= tiles; ++tile) {
-          if (tile < tiles) copy_tile(H::keys_at, H::k_full, H::k_empty, k_place, hidden + x, tile);
-          if (tile > 0) copy_tile(H::values_at, H::v_full, H::v_empty, v_place, 2 * hidden + x, tile - 1);
-        }
-      }
-    }
-    return;
-  }
-
-  grow_registers<H::many>();
-  const float factor = plan.scale * 1.4426950408889634f;
-  const int warp_row = group * 64 + static_cast<int>(threadIdx.x) % warpgroup / warp * 16;
-  const uint32_t q_tile = shared + H::q_at + group * H::group_bytes;
-  unsigned char* const mine = memory + H::out_at + warp_row * H::stride;
-  Place<1> q_place;
-  Place<H::stages> k_place, v_place;
-  // Turns: a group waits for its own barrier and lets the next one pass; the first begins.
-  const auto take_turn = [&] { sync_threads<2 * warpgroup>(1 + group); };
-  const auto end_turn = [&] { arrive_threads<2 * warpgroup>(1 + (group + 1) % H::groups); };
-  if (group == 0) arrive_threads<2 * warpgroup>(1);
-
-  while (pieces.next(item)) {
-    order.at(item, pair, rank);
-    const int first_query = (order.blocks - 1 - rank) * H::queries, first_row = first_query + warp_row;
-    const int tiles = tiles_of(first_query);
-    float sums[H::size_tiles][4], scores[H::key_tiles][4];
-    uint32_t p[KEYS / 16][4];
-    float top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, shrink[2];
-    bool risen = false;
-
-    const auto start_scores = [&] {
-      begin_products();
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        const uint32_t box = d / 4, at = d % 4 * 32;
-        multiply_tiles<T>(scores, along_rows(q_tile + box * BOX_BYTES + at),
-                          along_rows(shared + H::keys_at + k_place.stage * H::tile_bytes + box * 2 * BOX_BYTES + at), d > 0);
-      }
-      commit_products();
-    };
-    const auto start_sums = [&](bool add) {
-      begin_products();
-#pragma unroll
-      for (int k = 0; k < KEYS / 16; ++k) {
-        multiply_fragments<T>(sums, p[k], across_rows(shared + H::values_at + v_place.stage * H::tile_bytes + k * 2048, 2 * BOX_BYTES), add || k > 0);
-      }
-      commit_products();
-    };
-    const auto release = [&](int barrier) {
-      if (lane == 0) arrive(shared + barrier);
-    };
-    const auto exponentiate = [&](int tile) {
-      const int first_key = tile * KEYS;
-      if ((plan.causal && first_key + KEYS - 1 > first_row) || first_key + KEYS > sequence) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int row = first_row + lane / 4 + half * 8;
-          const int last = plan.causal && row < sequence ? row : sequence - 1;
-#pragma unroll
-          for (int n = 0; n < H::key_tiles; ++n) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              if (first_key + n * 8 + lane % 4 * 2 + e > last) scores[n][2 * half + e] = -INFINITY;
-            }
-          }
-        }
-      }
-      float here[2];
-      bool any = false;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = fmaxf(scores[0][2 * half], scores[0][2 * half + 1]);
-#pragma unroll
-        for (int n = 1; n < H::key_tiles; ++n) most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-        most = fmaxf(most, shuffle_xor(most, 1));
-        most = fmaxf(most, shuffle_xor(most, 2));
-        here[half] = most;
-        any = any || (most - top[half]) * factor > 8.0f;
-      }
-      risen = __any_sync(0xffffffffu, any);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float higher = risen ? fmaxf(top[half], here[half]) : top[half];
-        shrink[half] = exp2_fast((top[half] - higher) * factor);
-        if (risen) total[half] *= shrink[half];
-        top[half] = higher;
-        const float shift = -higher * factor;
-#pragma unroll
-        for (int n = 0; n < H::key_tiles; ++n) {
-#pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            scores[n][e] = exp2_fast(fmaf(scores[n][e], factor, shift));
-            total[half] += scores[n][e];
-          }
-        }
-      }
-    };
-    const auto keep_probabilities = [&] {
-#pragma unroll
-      for (int k = 0; k < KEYS / 16; ++k) to_operand<T>(p[k], scores[2 * k], scores[2 * k + 1]);
-    };
-
-    wait_for(shared + H::q_full, q_place.parity);
-    wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
-    take_turn();
-    start_scores();
-    end_turn();
-    wait_products<0>();
-    settle(scores);
-    release(H::k_empty + 8 * k_place.stage);
-    k_place.advance();
-    if (tiles == 1) release(H::q_empty);
-    exponentiate(0);
-    keep_probabilities();
-
-#pragma unroll 1
-    for (int tile = 1; tile < tiles; ++tile) {
-      wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
-      take_turn();
-      start_scores();
-      wait_for(shared + H::v_full + 8 * v_place.stage, v_place.parity);
-      start_sums(tile > 1);
-      end_turn();
-      wait_products<1>();
-      settle(scores);
-      release(H::k_empty + 8 * k_place.stage);
-      k_place.advance();
-      if (tile + 1 == tiles) release(H::q_empty);
-      exponentiate(tile);
-      wait_products<0>();
-      settle(sums);
-      release(H::v_empty + 8 * v_place.stage);
-      v_place.advance();
-      keep_probabilities();
-      if (risen) {
-#pragma unroll
-        for (int n = 0; n < H::size_tiles; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) sums[n][e] *= shrink[e / 2];
-        }
-      }
-    }
-
-    wait_for(shared + H::v_full + 8 * v_place.stage, v_place.parity);
-    start_sums(tiles > 1);
-    wait_products<0>();
-    settle(sums);
-    release(H::v_empty + 8 * v_place.stage);
-    v_place.advance();
-    q_place.advance();
-
-    __syncwarp();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float all = total[half];
-      all += shuffle_xor(all, 1);
-      all += shuffle_xor(all, 2);
-      const float inverse = 1.0f / all;
-      const int in_warp = half * 8 + lane / 4;
-#pragma unroll
-      for (int n = 0; n < H::size_tiles; ++n) {
-        *reinterpret_cast<uint32_t*>(mine + in_warp * H::stride + n * 16 + lane % 4 * 4) =
-            pack<T>(sums[n][2 * half] * inverse, sums[n][2 * half + 1] * inverse);
-      }
-      if (lse && lane % 4 == 0 && first_row + in_warp < sequence) {
-        lse[static_cast<int64_t>(pair) * sequence + first_row + in_warp] = fmaf(top[half], plan.scale, logf(all));
-      }
-    }
-    __syncwarp();
-    store_rows<16, D>(o + plan.o_offset(pair) + static_cast<int64_t>(first_row) * hidden, mine, hidden, sequence - first_row);
-  }
-#endif
-}
-
 using EncodeTiled = decltype(cuTensorMapEncodeTiled);
 
-/// The driver's function that describes a tensor to the copy engine; null where the driver has none.
+/// The driver's function that describes a tensor; null where the driver has none.
 EncodeTiled* encode_tiled() {
   static EncodeTiled* const function = [] {
     void* found = nullptr;
@@ -299,46 +22,27 @@ EncodeTiled* encode_tiled() {
   return function;
 }
 
-/// qkv as [B, T, 3 H D], in boxes of 64 columns and 64 positions.
-CUtensorMap map_of(const Plan& plan, const void* qkv, DType dtype) {
-  const cuuint64_t width = static_cast<cuuint64_t>(plan.width()), sequence = static_cast<cuuint64_t>(plan.sequence);
-  const cuuint64_t dims[3] = {width, sequence, static_cast<cuuint64_t>(plan.batch)}, strides[2] = {2 * width, 2 * width * sequence};
+}  // namespace
+
+CUtensorMap box_map(const Tensor& tensor) {
+  const auto width = static_cast<cuuint64_t>(tensor.dims[2]), sequence = static_cast<cuuint64_t>(tensor.dims[1]);
+  const cuuint64_t dims[3] = {width, sequence, static_cast<cuuint64_t>(tensor.dims[0])}, strides[2] = {2 * width, 2 * width * sequence};
   const cuuint32_t box[3] = {BOX, BOX, 1}, steps[3] = {1, 1, 1};
   CUtensorMap map;
-  const CUresult result =
-      encode_tiled()(&map, dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3,
-                     const_cast<void*>(qkv), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) throw Error("gpu: description of qkv to the copy engine, expected success, got error " + std::to_string(result));
+  const CUresult result = encode_tiled()(
+      &map, tensor.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, tensor.data, dims, strides,
+      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw Error("gpu: description of a tensor to the copy engine, expected success, got error " + std::to_string(result));
+  }
   return map;
 }
 
-template <class T, int D>
-void enqueue(const Call& call, const Plan& plan) {
-  using H = Hopper<D>;
-  allow_shared_once<attention_hopper<T, D>>(H::shared_bytes);
-  const Order order(call, plan.pairs(), divide_up(plan.sequence, H::queries), int64_t{4} * plan.sequence * D);
-  const unsigned blocks = static_cast<unsigned>(call.device->multiprocessors);
-  launch(attention_hopper<T, D>, dim3(order.items() < blocks ? order.items() : blocks), dim3(H::threads), H::shared_bytes, call.stream, plan,
-         order, map_of(plan, call.in(0).data, call.in(0).dtype), call.out(0).as<T>(), call.has_out(1) ? call.out(1).as<float>() : nullptr);
-}
-
-}  // namespace
-
-bool has_forward_hopper(const Call& call, const Plan& plan) {
-  // Off until it is measured.
+bool fits_hopper(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers) {
   static const bool on = std::getenv("DEEPTROUPE_HOPPER_ATTENTION") != nullptr;
   return on && call.device->major == 9 && call.device->minor == 0 && !plan.dropout.active && (plan.size == 64 || plan.size == 128) &&
-         fits_mma(call, plan, {call.in(0).data, call.out(0).data}) && encode_tiled();
-}
-
-void forward_hopper(const Call& call, const Plan& plan) {
-  const auto with_size = [&]<class T>(T) {
-    if (plan.size == 64) return enqueue<T, 64>(call, plan);
-    return enqueue<T, 128>(call, plan);
-  };
-  if (call.in(0).dtype == DType::bf16) return with_size(bf16{});
-  return with_size(f16{});
+         fits_mma(call, plan, pointers) && encode_tiled() != nullptr;
 }
 
 }  // namespace deeptroupe::gpu

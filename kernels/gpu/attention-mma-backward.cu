@@ -4,13 +4,9 @@
 // registers too. With heads above 64 those take the registers of two warps: each computes the scores of half of the queries, and owns
 // half of the columns of dV and dK. Only dQ needs the gradients of scores of all groups: they meet in shared memory, with one barrier
 // of the block for each tile.
-//
-// dQ is added up in f32 over the blocks of keys, always in ascending order: a warp adds its part of a tile when a flag tells that the
-// block of keys before has added the same part, starts its product from the sum so far, and the last block of keys rounds and stores.
-// A block takes its work from a counter in the order of `Order`, so it waits only for blocks that have started before it, whatever
-// the order in which the device dispatches blocks: no deadlock. All blocks of a pair begin with the last queries, which under causal
-// attention is where all of them have work, and start in the order in which they add; so they follow each other without waiting.
-// Sources: FlashAttention-2 (arXiv 2307.08691); descending queries: DASH (arXiv 2601.21824).
+// How dQ is added up over the blocks of keys: attention-backward.h.
+// Source: FlashAttention-2 (arXiv 2307.08691).
+#include "attention-backward.h"
 #include "attention-mma.h"
 
 #include <cmath>
@@ -50,28 +46,17 @@ struct Backward {
   static constexpr size_t shared_bytes(int stages) { return stages_at + static_cast<size_t>(stages) * stage_bytes; }
 };
 
-/// What the blocks of keys tell each other, in the call's workspace; tiles of queries are numbered pair by pair.
-struct Exchange {
-  /// -log2(e) * lse and delta of each query, and (-infinity, 0) past the sequence, where they make every gradient 0.
-  float2* statistics;
-  /// Sums of dQ so far, as the warps hold them.
-  float4* sums;
-  /// For each tile and warp how many blocks of keys have added to its sum.
-  unsigned* added;
-  unsigned* ticket;
-};
-
 /// Fills in the statistics, a row of D numbers to each `LANES` lanes, and clears flags and ticket.
 template <class T, int D>
 __global__ void __launch_bounds__(256)
-    prepare(const Plan plan, const Exchange exchange, int tiles, int64_t flags, const T* __restrict__ d_o, const T* __restrict__ o,
+    prepare(const Plan plan, const Exchange exchange, int padded, int64_t flags, const T* __restrict__ d_o, const T* __restrict__ o,
             const float* __restrict__ lse) {
   constexpr int LANES = D <= 64 ? 8 : 16;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (thread < flags) exchange.added[thread] = 0;
   if (thread == 0) *exchange.ticket = 0;
   const int64_t row = thread / LANES, position = row / plan.heads;
-  const int chunk = static_cast<int>(thread % LANES), head = static_cast<int>(row % plan.heads), padded = tiles * QUERIES;
+  const int chunk = static_cast<int>(thread % LANES), head = static_cast<int>(row % plan.heads);
   const int batch = static_cast<int>(position / padded), t = static_cast<int>(position % padded);
   const bool inside = batch < plan.batch && t < plan.sequence;
   float sum = 0;
@@ -179,41 +164,27 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
   const uint32_t group_values = group_keys + B::values_at - B::keys_at;
   const int query_group = warp_index % B::query_groups, column_group = warp_index / B::query_groups;
   const uint32_t dq_keys = shared + B::keys_at + column_group * B::dq_columns * 16 + rows_first(B::stride);
-  unsigned* to_release = nullptr;
-  const auto release = [&] {
-    if (!to_release) return;
-    __syncwarp();
-    if (lane == 0) {
-      fence_device();
-      store_coherent(to_release, static_cast<unsigned>(block) + 1);
-    }
-    to_release = nullptr;
-  };
+  Additions additions(block);
 
 #pragma unroll 1
   for (int index = 0; index < tiles; ++index) {
     const int tile = all_tiles - 1 - index, first_query = tile * QUERIES;
     const int stage_at = B::stages_at + (index & (stages - 1)) * B::stage_bytes;
     const uint32_t stage = shared + stage_at;
-    unsigned* const added = exchange.added + (first_tile + tile) * B::warps + warp_index;
     float4* const sums = exchange.sums + (first_tile + tile) * (QUERIES * D / 4) + threadIdx.x;
-    unsigned seen = block > 0 ? load_coherent(added) : 0;
+    additions.look(exchange.added + (first_tile + tile) * B::warps + warp_index);
     float dq[B::dq_rows][B::dq_columns][4];
     const auto active = [&](int step) {
       return group_key < sequence && (!plan.causal || first_query + (step + 1) * B::step > group_key);
     };
     const auto begin_sums = [&] {
-      release();
-      if (block > 0) {
-        // Later loads cannot pass this one: they are issued when the flag's value is there, and meet the sums where the flag is.
-        while (seen != static_cast<unsigned>(block)) seen = load_coherent(added);
-      }
+      additions.release();
+      additions.wait();
 #pragma unroll
       for (int i = 0; i < B::dq_rows; ++i) {
 #pragma unroll
         for (int n = 0; n < B::dq_columns; ++n) {
-          float4 sum = make_float4(0, 0, 0, 0);
-          if (block > 0) sum = load_coherent(sums + (i * B::dq_columns + n) * B::threads);
+          const float4 sum = additions.sum(sums + (i * B::dq_columns + n) * B::threads);
           dq[i][n][0] = sum.x, dq[i][n][1] = sum.y, dq[i][n][2] = sum.z, dq[i][n][3] = sum.w;
         }
       }
@@ -351,7 +322,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
           store_coherent(sums + (i * B::dq_columns + n) * B::threads, make_float4(dq[i][n][0], dq[i][n][1], dq[i][n][2], dq[i][n][3]));
         }
       }
-      to_release = added;
+      additions.stored();
     } else {
       T* const to = dqkv + plan.qkv_offset(pair) + column_group * B::dq_columns * 8 + lane % 4 * 2;
 #pragma unroll
@@ -376,7 +347,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, Backward<D>::blocks)
       __syncthreads();
     }
   }
-  release();
+  additions.release();
 
   // A group's results go out through its own rows of keys and values, once no warp reads the keys any more.
   __syncthreads();
@@ -420,25 +391,30 @@ void enqueue(const Call& call, const Plan& plan) {
   const int stages = stages_of<D>(*call.device);
   const size_t bytes = B::shared_bytes(stages);
   allow_shared_once<attention_backward<T, D, DROPOUT>>(bytes);
-  const int tiles = divide_up(plan.sequence, QUERIES);
-  const int64_t all_tiles = static_cast<int64_t>(plan.pairs()) * tiles, flags = all_tiles * B::warps;
-  Exchange exchange{};
-  std::byte* at = call.workspace;
-  exchange.statistics = reinterpret_cast<float2*>(at), at += all_tiles * QUERIES * sizeof(float2);
-  exchange.sums = reinterpret_cast<float4*>(at), at += plan.sequence > KEYS ? all_tiles * QUERIES * D * sizeof(float) : 0;
-  exchange.added = reinterpret_cast<unsigned*>(at), at += flags * sizeof(unsigned);
-  exchange.ticket = reinterpret_cast<unsigned*>(at);
-
-  const T* const d_o = call.in(0).as<const T>();
-  const int64_t lanes = all_tiles * QUERIES * (D <= 64 ? 8 : 16);
-  launch(prepare<T, D>, dim3(static_cast<unsigned>((lanes + 255) / 256)), dim3(256), 0, call.stream, plan, exchange, tiles, flags, d_o,
-         call.in(2).as<const T>(), call.in(3).as<const float>());
+  const Exchange exchange = prepare_backward(call, plan, QUERIES, B::warps);
   const Order order(call, plan.pairs(), divide_up(plan.sequence, KEYS), int64_t{8} * plan.sequence * D);
-  launch(kernel, dim3(order.items()), dim3(B::threads), bytes, call.stream, plan, order, exchange, stages, d_o, call.in(1).as<const T>(),
-         call.out(0).as<T>());
+  launch(kernel, dim3(order.count()), dim3(B::threads), bytes, call.stream, plan, order, exchange, stages,
+         call.in(0).as<const T>(), call.in(1).as<const T>(), call.out(0).as<T>());
 }
 
 }  // namespace
+
+Exchange prepare_backward(const Call& call, const Plan& plan, int queries, int warps) {
+  const int tiles = divide_up(plan.sequence, queries), padded = tiles * queries;
+  const int64_t rows = static_cast<int64_t>(plan.pairs()) * padded, flags = static_cast<int64_t>(plan.pairs()) * tiles * warps;
+  Exchange exchange{};
+  std::byte* at = call.workspace;
+  exchange.statistics = reinterpret_cast<float2*>(at), at += rows * sizeof(float2);
+  exchange.sums = reinterpret_cast<float4*>(at), at += plan.sequence > KEYS ? rows * plan.size * sizeof(float) : 0;
+  exchange.added = reinterpret_cast<unsigned*>(at), at += flags * sizeof(unsigned);
+  exchange.ticket = reinterpret_cast<unsigned*>(at);
+  with_mma_types(call.in(1).dtype, plan.size, [&]<class T, int D>() {
+    const int64_t lanes = rows * (D <= 64 ? 8 : 16);
+    launch(prepare<T, D>, dim3(static_cast<unsigned>((lanes + 255) / 256)), dim3(256), 0, call.stream, plan, exchange, padded, flags,
+           call.in(0).as<const T>(), call.in(2).as<const T>(), call.in(3).as<const float>());
+  });
+  return exchange;
+}
 
 bool has_backward_mma(const Call& call, const Plan& plan) {
   if (!fits_mma(call, plan, {call.in(0).data, call.in(1).data, call.in(2).data, call.out(0).data})) return false;

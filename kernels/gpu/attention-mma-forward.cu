@@ -233,7 +233,7 @@ void enqueue(const Call& call, const Plan& plan) {
   const size_t bytes = F::shared_bytes(stages);
   allow_shared_once<attention_forward<T, D, DROPOUT>>(bytes);
   const Order order(call, plan.pairs(), divide_up(plan.sequence, F::rows), int64_t{4} * plan.sequence * D);
-  launch(attention_forward<T, D, DROPOUT>, dim3(order.items()), dim3(F::threads), bytes, call.stream, plan, order, stages,
+  launch(attention_forward<T, D, DROPOUT>, dim3(order.count()), dim3(F::threads), bytes, call.stream, plan, order, stages,
          call.in(0).as<const T>(), call.out(0).as<T>(), call.has_out(1) ? call.out(1).as<float>() : nullptr);
 }
 

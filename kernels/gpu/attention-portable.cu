@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(THREADS)
         {plan.scale, plan.scale, plan.scale, plan.scale});
 }
 
-dim3 grid_of(const Order& order, const Plan& plan) { return dim3(order.items(), divide_up(plan.size, COLUMNS)); }
+dim3 grid_of(const Order& order, const Plan& plan) { return dim3(order.count(), divide_up(plan.size, COLUMNS)); }
 
 }  // namespace
 

@@ -46,6 +46,7 @@ void attention_backward(const Call& call) {
   const Plan plan = plan_of<abi::AttentionBackwardAttributes>("attention_backward", call, call.in(1));
   if (call.in(1).elements() == 0) return;
 #if !defined(__HIP__)
+  if (has_backward_hopper(call, plan)) return backward_hopper(call, plan);
   if (has_backward_mma(call, plan)) return backward_mma(call, plan);
 #endif
   backward_portable(call, plan);

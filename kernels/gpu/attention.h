@@ -87,7 +87,7 @@ struct Order {
     const int64_t fit = static_cast<int64_t>(call.device->l2_bytes / 2) / bytes_of_pair;
     group = static_cast<int>(fit < 1 ? 1 : fit < pairs ? fit : pairs);
   }
-  unsigned items() const { return static_cast<unsigned>(pairs) * static_cast<unsigned>(blocks); }
+  __host__ __device__ unsigned count() const { return static_cast<unsigned>(pairs) * static_cast<unsigned>(blocks); }
   __device__ void at(unsigned item, int& pair, int& block) const {
     const unsigned of_group = static_cast<unsigned>(group) * static_cast<unsigned>(blocks);
     const unsigned g = item / of_group, rest = item % of_group, begin = g * group;
@@ -106,9 +106,11 @@ void backward_mma(const Call& call, const Plan& plan);
 bool has_forward_mma(const Call& call, const Plan& plan);
 bool has_backward_mma(const Call& call, const Plan& plan);
 
-/// The path of Hopper's warpgroups (attention-hopper.cu).
+/// The path of Hopper's warpgroups (attention-hopper-forward.cu, attention-hopper-backward.cu).
 void forward_hopper(const Call& call, const Plan& plan);
+void backward_hopper(const Call& call, const Plan& plan);
 bool has_forward_hopper(const Call& call, const Plan& plan);
+bool has_backward_hopper(const Call& call, const Plan& plan);
 #endif
 
 /// The path that takes everything (attention-portable.cu).

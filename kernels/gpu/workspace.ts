@@ -39,15 +39,16 @@ const head: WorkspaceRule = (inputs, outputs, attributes) => {
 }
 
 /**
- * What attention-mma-backward.cu lays out: for each tile of 64 queries their statistics, a flag for each warp and, where there are
- * several blocks of 128 keys, sums of dq; and a counter. The portable path keeps one number for each query.
+ * What the tensor cores' paths lay out (kernels/gpu/attention-backward.h), in tiles of 64 or 128 queries: for each query its statistics
+ * and, where there are several blocks of 128 keys, sums of dq; for each tile a flag for each of at most 8 warps; a counter. The portable
+ * path keeps one number for each query.
  */
 function attentionBackward(qkv: TensorType, heads: number): number {
   const [batch, sequence, width] = qkv.shape as [number, number, number]
   const [pairs, size] = [batch * heads, width / 3 / heads]
   if (dtypeBytes[qkv.dtype] !== 2 || ![64, 80, 96, 128].includes(size)) return pairs * sequence * 4
-  const [statistics, flags, sums] = [64 * 8, (size === 64 ? 4 : 8) * 4, sequence > 128 ? 64 * size * 4 : 0]
-  return pairs * Math.ceil(sequence / 64) * (statistics + flags + sums) + 4
+  const [tiles, statistics, flags] = [Math.ceil(sequence / 128), 128 * 8, 2 * 8 * 4]
+  return pairs * tiles * (statistics + flags + (sequence > 128 ? 128 * size * 4 : 0)) + 4
 }
 
 /** Keys of 8 bytes, sorted in tiles of 4,096 between two buffers, and where each row's begin. */

@@ -1,5 +1,5 @@
 // Checks the GPU's attention against a plain one in float64 and measures it. Prints one JSON object a line; exits with 1 where a check
-// failed. `--check` leaves the measurement out, `--small` the checks of long sequences too.
+// failed. `--check` leaves the measurement out, `--small` the checks of long sequences too, `--measure` all checks.
 //   nvcc -std=c++20 -O3 -fmad=false -gencode=arch=compute_90a,code=sm_90a -o attention test/gpu/attention.cu kernels/gpu/attention*.cu
 // Every case starts from random operands and poisoned outputs and workspace, looks for writes beyond the outputs, and runs twice:
 // the bits must be equal.
@@ -91,9 +91,9 @@ Properties properties() {
 
 /// Bytes that kernels/gpu/workspace.ts asks for.
 size_t workspace_of(const Case& c) {
-  const size_t pairs = static_cast<size_t>(c.batch) * c.heads, tiles = (c.sequence + 63) / 64;
+  const size_t pairs = static_cast<size_t>(c.batch) * c.heads, tiles = (c.sequence + 127) / 128;
   if (c.dtype == DType::f32 || !(c.size == 64 || c.size == 80 || c.size == 96 || c.size == 128)) return 4 * pairs * c.sequence;
-  return pairs * tiles * (64 * 8 + (c.size == 64 ? 4 : 8) * 4 + (c.sequence > 128 ? size_t{64} * 4 * c.size : 0)) + 4;
+  return pairs * tiles * (128 * 8 + 2 * 8 * 4 + (c.sequence > 128 ? size_t{128} * 4 * c.size : 0)) + 4;
 }
 
 /// One case's operands and results on the device, and the two calls.
@@ -367,14 +367,16 @@ void measure(int sequence, int size, DType dtype, double dropout, const Properti
 }  // namespace
 
 int main(int count, char** arguments) {
-  bool measured = true, longer = true;
+  bool checked = true, measured = true, longer = true;
   for (int i = 1; i < count; ++i) {
-    const bool small = std::strcmp(arguments[i], "--small") == 0;
-    if (!small && std::strcmp(arguments[i], "--check") != 0) {
-      std::fprintf(stderr, "attention: option, expected --check or --small, got %s\n", arguments[i]);
+    const auto is = [&](const char* option) { return std::strcmp(arguments[i], option) == 0; };
+    if (is("--check")) measured = false;
+    else if (is("--small")) measured = longer = false;
+    else if (is("--measure")) checked = false;
+    else {
+      std::fprintf(stderr, "attention: option, expected --check, --small or --measure, got %s\n", arguments[i]);
       return 2;
     }
-    measured = false, longer = longer && !small;
   }
   const Properties device = properties();
   std::vector<Case> cases;
@@ -404,7 +406,8 @@ int main(int count, char** arguments) {
     cases.push_back({2, 2000, 3, 128, DType::f32, true, 0.1, 50});
   }
   bool right = true;
-  for (const Case& c : cases) right = check_case(c, device) && right;
+  if (checked)
+    for (const Case& c : cases) right = check_case(c, device) && right;
   if (measured) {
     for (const int size : {64, 128}) {
       for (const int sequence : {1024, 2048, 4096, 8192, 16384}) measure(sequence, size, DType::bf16, 0, device);

@@ -8,7 +8,7 @@ import type { DeviceName } from '../../native/index.js'
 import type { OpCase } from './op-cases.js'
 import { backendOf, type InPlace, SingleOps } from './single-op.js'
 import { type FloatType, type Operand, RandomTensors, runReference, widened } from './tensors.js'
-import { type Bounds, tolerances } from './tolerances.js'
+import { type Bounds, gpuTolerances, tolerances } from './tolerances.js'
 
 export const floats = ['f32', 'bf16', 'f16'] as const satisfies readonly FloatType[]
 
@@ -16,6 +16,7 @@ export const floats = ['f32', 'bf16', 'f16'] as const satisfies readonly FloatTy
 const units: Readonly<Partial<Record<DType, readonly [unit: number, least: number]>>> = {
   bf16: [2 ** -8, 2 ** -134],
   f16: [2 ** -11, 2 ** -25],
+  f64: [2 ** -53, 0],
 }
 
 export interface PreparedCase {
@@ -38,7 +39,7 @@ export function prepareCase(
   const inputs = c.inputs(new RandomTensors(float, seed))
   if (float !== 'f32' && !inputs.some((input) => input?.dtype === float)) return null
   const expected = runReference(c.op, inputs, c.attributes, c.roles, c)
-  const tolerance = tolerances[c.op]!
+  const tolerance = (device === 'cuda' ? gpuTolerances[c.op] : undefined) ?? tolerances[c.op]!
   if (tolerance === 'bits') return { c, inputs, expected, bounds: null }
   const half = units[float]?.[0] ?? 0
   const numbers = (tensor: Operand): Operand => (tensor && tensor.dtype !== 'i32' ? widened(tensor) : tensor)
