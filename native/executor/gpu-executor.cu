@@ -233,7 +233,9 @@ void GpuExecutor::close() {
 Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) const {
   if (step_) return Pace::step;
   if (program.meets() && program.runs() == 0) return Pace::careful;
-  return graphs_ && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
+  // Where peers may be waiting in a collective, graphs are made at meetings only.
+  const bool may_capture = graphs_ && (program.meets() || !lane_->several());
+  return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
 }
 
 bool GpuExecutor::can_start(const RunRequest& request) const {
