@@ -1,8 +1,8 @@
 // What the runtime asks of a device, whichever it is. A group is made on the main thread; each rank opens its part by token in its
-// own worker. `cpu` is the addon, `reference` runs the same programs in TypeScript.
+// own worker. `cpu` and `cuda` are the addon, `reference` runs the same programs in TypeScript.
 import type { ArenaName } from '../kernels/abi/program.js'
 
-export type DeviceName = 'cpu' | 'reference'
+export type DeviceName = 'cpu' | 'cuda' | 'reference'
 
 /** Bytes of each arena of one rank. */
 export type ArenaSizes = Readonly<Record<ArenaName, number>>
@@ -13,6 +13,15 @@ export interface GroupOptions {
   readonly arenas: ArenaSizes
   /** Instruction set of the CPU kernels; default: the best that the machine has. */
   readonly isa?: string
+  readonly gpu?: GpuOptions
+}
+
+/** How programs run on `cuda`; each changes the bits of results. */
+export interface GpuOptions {
+  /** Operands of products in f32 are rounded to 10 bits of mantissa, for speed; default false. */
+  readonly tf32?: boolean
+  /** GELU beside a product is left to cublasLt; default false. */
+  readonly geluEpilogues?: boolean
 }
 
 /** What a worker needs to open its rank: structured-cloneable, memory by reference. */
@@ -76,11 +85,17 @@ export interface RankDevice {
   /** Copies bytes out of an arena; not while a run is writing there. */
   read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void
   write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void
-  /** The `io` arena, as JavaScript sees it. */
+  /**
+   * The `io` arena, as JavaScript sees it. On `cuda` the device has a copy: a run reads what stood here when it was asked for, and what it
+   * wrote stands here when its promise is resolved.
+   */
   readonly io: SharedArrayBuffer
   /** Decodes and checks a program against the arenas that it names, which must exist; returns its handle. Throws ProgramError. */
   load(program: Uint8Array): number
-  /** Runs a program with the given scalars (copied). Runs of one rank are done in order. Rejects with {@link RunError}. */
+  /**
+   * Runs a program with the given scalars (copied). Runs of one rank are done in order; of those that are asked for ahead, `cuda` has two
+   * on the device. Rejects with {@link RunError}.
+   */
   run(program: number, scalars: Float64Array, options?: RunOptions): Promise<RunReport>
   /**
    * Waits for the runs that are enqueued (abort first to end them) and ends the rank's threads. Its memory stays until the group closes
@@ -116,7 +131,10 @@ export class RunError extends DeviceError {
     /** `aborted` (by this rank, a peer or the group's owner; the message is the reason) or `kernel`. */
     override readonly code: 'aborted' | 'kernel',
     message: string,
-    /** Index of the instruction in its program. */
+    /**
+     * Index of the instruction in its program: of one that was aborted, no later one has begun. On `cuda` a run is aborted as a whole
+     * once all of it was put on the device, and an error of the device names the first of a few instructions (`DEEPTROUPE_DEBUG=sync`: the one).
+     */
     readonly instruction: number,
   ) {
     super(code, message, { instruction })

@@ -1,7 +1,13 @@
 // Devices by name: a group is made on the main thread, each rank is opened by token in its own worker.
 // Checks here hold for every device.
 import { arenaNames } from '../kernels/abi/program.js'
-import { abortCpuGroup, cpuProgress, createCpuGroup, openCpuRank, renewCpuGroup } from './cpu.js'
+import {
+  abortCompiledGroup,
+  compiledProgress,
+  createCompiledGroup,
+  openCompiledRank,
+  renewCompiledGroup,
+} from './compiled.js'
 import {
   DeviceError,
   type DeviceGroup,
@@ -29,14 +35,17 @@ interface Device {
   progress(token: GroupToken): RankProgress[]
 }
 
+const compiled: Device = {
+  createGroup: createCompiledGroup,
+  openRank: openCompiledRank,
+  abortGroup: abortCompiledGroup,
+  renewGroup: renewCompiledGroup,
+  progress: compiledProgress,
+}
+
 const devices: Readonly<Record<DeviceName, Device>> = {
-  cpu: {
-    createGroup: createCpuGroup,
-    openRank: openCpuRank,
-    abortGroup: abortCpuGroup,
-    renewGroup: renewCpuGroup,
-    progress: cpuProgress,
-  },
+  cpu: compiled,
+  cuda: compiled,
   reference: {
     createGroup: createReferenceGroup,
     openRank: openReferenceRank,
@@ -82,8 +91,8 @@ export const renewGroup = (token: GroupToken, patience: number): Promise<void> =
 /** How far each rank of an open group is. From any thread. */
 export const groupProgress = (token: GroupToken): RankProgress[] => devices[token.device].progress(token)
 
-/** Bytes that the native arenas of all groups of this process have mapped now; `io` and the reference device's are JavaScript's. */
+/** Bytes that the native arenas of all groups of this process have now, on the CPU and on GPUs; `io` and the reference device's are JavaScript's. */
 export const mappedBytes = (): number => addon().addon?.mappedBytes() ?? 0
 
 export * from './device.js'
-export { type Addon, addon, type Machine, machine } from './load.js'
+export { type Addon, addon, type GpuDevice, type GpuMachine, type Machine, machine } from './load.js'

@@ -16,13 +16,32 @@ export interface NativeReport {
   readonly nonFinite: number
   /** Seconds of CLOCK_MONOTONIC, empty unless profiled. */
   readonly seconds: Float64Array
+  /** What the run wrote into `io`, where that is not its memory itself. */
+  readonly io?: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
 }
 
-/** The surface of native/addon/addon.cpp. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
+export interface NativeSchedule {
+  /** [begin, end, collective, wait, record] of each part; numbers of events, -1: none. */
+  readonly parts: Float64Array
+  readonly start: number
+  readonly finish: number
+  /** [offset, bytes] of each range. */
+  readonly ioRead: Float64Array
+  readonly ioWritten: Float64Array
+}
+
+/** The surface of native/addon. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
 export interface Addon {
   isaLevels(): string[]
   opTableHash(): bigint
+  gpuMachine(): GpuMachine
   createGroup(ranks: number, arenaBytes: Float64Array, isa: string, io: Uint8Array[]): number
+  createGpuGroup(
+    ranks: number,
+    arenaBytes: Float64Array,
+    options: { tf32: boolean; geluEpilogues: boolean; choices: string },
+    io: Uint8Array[],
+  ): number
   abortGroup(group: number, reason: string): void
   groupMemory(group: number, rank: number): Float64Array
   mappedBytes(): number
@@ -35,6 +54,8 @@ export interface Addon {
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
   load(handle: number, program: Uint8Array): number
+  /** How a GPU would work off a loaded program among several ranks (native/executor/schedule.h). */
+  schedule(handle: number, program: number): NativeSchedule
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void
@@ -70,7 +91,29 @@ function open(): AddonResult {
   return { addon: loaded }
 }
 
-/** What the CPU device would have to work with. */
+/** One GPU; its number is its position. */
+export interface GpuDevice {
+  readonly name: string
+  readonly memoryBytes: number
+  /** Free now, of all processes; where NVML is missing, all of them. */
+  readonly freeBytes: number
+  /** Compute capability, e.g. `9.0`. */
+  readonly compute: string
+  readonly multiprocessors: number
+}
+
+/** What the `cuda` device would have to work with. */
+export interface GpuMachine {
+  readonly devices: readonly GpuDevice[]
+  /** Versions; null where there is none, and of the libraries where there is no GPU. */
+  readonly driver: string | null
+  readonly cublasLt: string | null
+  readonly nccl: string | null
+  /** Why no program can run on them. */
+  readonly reason?: string
+}
+
+/** What the devices would have to work with. */
 export interface Machine {
   /** Instruction sets whose kernels run here, best first; empty without the addon. */
   readonly isa: readonly string[]
@@ -78,6 +121,8 @@ export interface Machine {
   /** Threads that the process may run at once. */
   readonly cores: number
   readonly memoryBytes: number
+  /** Looked for when it is read. */
+  readonly gpu: GpuMachine
   /** Why there is no addon. */
   readonly reason?: string
 }
@@ -90,6 +135,9 @@ export function machine(): Machine {
     best: isa[0] ?? null,
     cores: availableParallelism(),
     memoryBytes: totalmem(),
+    get gpu() {
+      return native?.gpuMachine() ?? { devices: [], driver: null, cublasLt: null, nccl: null, reason: reason! }
+    },
     ...(reason === undefined ? {} : { reason }),
   }
 }

@@ -25,7 +25,7 @@ export function addGenerate(program: Command): void {
     .addOption(option('--top-k <k>', 'draw from the k likeliest tokens (0: all)', integer(0), 0))
     .addOption(option('--top-p <p>', 'draw from the likeliest tokens of this probability together', within(0, 1), 1))
     .addOption(option('--seed <n>', 'seed of the draws', integer(0), 0))
-    .addOption(option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference')))
+    .addOption(option('--device <name>', 'cpu, cuda or reference (cpu)', oneOf('cpu', 'cuda', 'reference')))
     .action(run)
 }
 
@@ -41,6 +41,7 @@ async function run(flags: GenerateFlags): Promise<void> {
   const { model, weights } = chosen
   const sequence = Math.min(model.maxPositions, Math.max(1, tokenizer.encode(prompt).length) + tokens)
   await using engine = await initialize({ model, weights, sequence, ...(flags.device && { device: flags.device }) })
+  for (const notice of engine.prepared.notices) process.stderr.write(`${notice}\n`)
   const text = await generate(engine, tokenizer, { prompt, tokens, temperature, topK, topP, seed })
   process.stdout.write(`${prompt}${text}\n`)
   weights.close()

@@ -25,13 +25,14 @@ function bytesByDType({ fixed }: MemoryPlan): Partial<Record<ArenaName, Record<s
 
 /** `--dry-run --json`: all sizes in bytes, for each rank. */
 export function planReport(prepared: Prepared) {
-  const { compilation, config, device, isa, options, ranks, sequence, threads } = prepared
+  const { compilation, config, device, isa, options, ranks, sequence, target, threads } = prepared
   const { arenas, total } = planTotals(compilation.plan)
   return {
     type: 'plan',
     parameters: countParameters(options.model),
     device,
     isa,
+    environment: target.environment,
     ranks,
     threads,
     stage: config.zero.stage,
@@ -42,7 +43,8 @@ export function planReport(prepared: Prepared) {
       gradients: dtypeName(compilation.sharding.options.gradients),
       accumulation: dtypeName(compilation.sharding.options.accumulation),
     },
-    recompute: prepared.recompute,
+    recompute: prepared.choices.recompute,
+    logit_chunks: prepared.choices.logitChunks,
     bytes_per_rank: { ...arenas, total },
     bytes: total * ranks,
     bytes_by_dtype: bytesByDType(compilation.plan),
@@ -66,13 +68,20 @@ const meaning: Readonly<Record<(typeof arenaNames)[number], string>> = {
   io: 'tokens, loss and norm, shared with JavaScript',
 }
 
+/** `2 ranks x 1 threads (cpu, avx512)`, or `2 ranks (cuda, NVIDIA H200)`. */
+function placesOf({ device, isa, ranks, threads, environment }: ReturnType<typeof planReport>): string {
+  if (device === 'cuda') return `${ranks} ranks (cuda, ${environment['gpu']})`
+  return `${ranks} ranks x ${threads} threads (${device}${isa ? `, ${isa}` : ''})`
+}
+
 export function planText(prepared: Prepared): string {
   const report = planReport(prepared)
   const { batch } = report
   const row = (name: string, bytes: number, note: string): string =>
     `  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}  ${note}`
   const { weights, gradients, accumulation } = report.precision
-  const again = describeRecompute(prepared.recompute, prepared.blocks)
+  const { logitChunks } = prepared.choices
+  const again = describeRecompute(prepared.choices.recompute, prepared.blocks)
   /** `bf16 56.6 MiB, fp32 1.00 MiB` where a category has one, or the dtype alone. */
   const dtypes = (name: ArenaName): string => {
     const sizes = Object.entries(report.bytes_by_dtype[name] ?? {})
@@ -81,10 +90,11 @@ export function planText(prepared: Prepared): string {
     return `; ${sizes.map(([dtype, bytes]) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`
   }
   return [
-    `${formatCount(report.parameters)} parameters on ${report.ranks} ranks x ${report.threads} threads (${report.device}${report.isa ? `, ${report.isa}` : ''}), ZeRO stage ${report.stage}`,
+    `${formatCount(report.parameters)} parameters on ${placesOf(report)}, ZeRO stage ${report.stage}`,
     `batch ${batch.train} = ${batch.micro} rows x ${batch.accumulation} micro-steps x ${batch.world} ranks, ${report.sequence} tokens a row`,
     `weights and activations in ${weights}, gradients made and sent in ${gradients}, added up in ${accumulation}`,
     ...(again ? [`recomputed in the backward: ${again}`] : []),
+    ...(logitChunks > 1 ? [`logits in ${logitChunks} chunks, so that they fit`] : []),
     'bytes of one rank:',
     ...arenaNames.map((name) => row(name, report.bytes_per_rank[name], meaning[name] + dtypes(name))),
     row('total', report.bytes_per_rank.total, `all ranks: ${formatBytes(report.bytes)}`),

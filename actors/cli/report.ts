@@ -1,9 +1,8 @@
 // `deeptroupe report`: what is here, what is not, and what would bring it.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
-import { join } from 'node:path'
-import { machine } from '../../native/index.js'
+import { type GpuDevice, machine } from '../../native/index.js'
 import { formatBytes } from '../../runtime/observe/index.js'
 
 interface Finding {
@@ -13,30 +12,19 @@ interface Finding {
   readonly remedy?: string
 }
 
-const libraryFolders = ['/usr/lib/x86_64-linux-gnu', '/usr/local/cuda/lib64', '/usr/lib64', '/opt/rocm/lib', '/usr/lib']
-
-/** The first file of the usual library folders whose name begins so. */
-function library(prefix: string): string | null {
-  for (const folder of [...(process.env['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean), ...libraryFolders]) {
-    const file = namesIn(folder).find((name) => name.startsWith(prefix))
-    if (file) return join(folder, file)
-  }
-  return null
+/** The first line of what a command says, or the first that has `part` in it. */
+function command(name: string, argument: string, part = ''): string | null {
+  const { status, stdout, stderr } = spawnSync(name, [argument], { encoding: 'utf8', timeout: 5000 })
+  return status === 0
+    ? ((stdout || stderr)
+        .trim()
+        .split('\n')
+        .find((line) => line.includes(part)) ?? null)
+    : null
 }
 
-/** Nothing, where the folder is not there or cannot be read. */
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder)
-  } catch {
-    return []
-  }
-}
-
-function command(name: string, ...args: readonly string[]): string | null {
-  const { status, stdout, stderr } = spawnSync(name, args, { encoding: 'utf8', timeout: 5000 })
-  return status === 0 ? (stdout || stderr).trim().split('\n')[0]! : null
-}
+const describeGpu = ({ name, memoryBytes, freeBytes, compute, multiprocessors }: GpuDevice): string =>
+  `${name} (compute ${compute}, ${multiprocessors} multiprocessors, ${formatBytes(freeBytes)} of ${formatBytes(memoryBytes)} free)`
 
 function processor(): string {
   const info = existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : ''
@@ -44,19 +32,32 @@ function processor(): string {
 }
 
 function findings(): Finding[] {
-  const { isa, best, reason } = machine()
+  const { isa, best, reason, gpu } = machine()
   return [
     { name: 'Node', found: process.version },
     { name: 'processor', found: `${processor()}, ${availableParallelism()} cores` },
     { name: 'memory', found: formatBytes(totalmem()) },
     { name: 'addon', found: best ? 'loads' : null, remedy: reason ?? '' },
     { name: 'instruction sets', found: isa.join(', ') || null, remedy: 'comes with the addon' },
-    { name: 'backends', found: best ? 'cpu, reference' : 'reference' },
+    {
+      name: 'backends',
+      found: [...(gpu.devices.length > 0 ? ['cuda'] : []), ...(best ? ['cpu'] : []), 'reference'].join(', '),
+    },
     { name: 'compiler', found: command('g++', '--version'), remedy: 'apt-get install g++' },
     { name: 'cmake', found: command('cmake', '--version'), remedy: 'apt-get install cmake make' },
-    { name: 'GPU driver', found: library('libcuda.so'), remedy: 'no backend of this version uses a GPU' },
-    { name: 'cuBLAS', found: library('libcublasLt.so'), remedy: 'no backend of this version uses a GPU' },
-    { name: 'NCCL', found: library('libnccl.so'), remedy: 'no backend of this version uses a GPU' },
+    { name: 'GPUs', found: gpu.devices.map(describeGpu).join('; ') || null, remedy: gpu.reason ?? '' },
+    { name: 'GPU driver', found: gpu.driver, remedy: 'version 580 or newer, from NVIDIA' },
+    {
+      name: 'cublasLt',
+      found: gpu.cublasLt,
+      remedy: 'libcublasLt.so.13 where the loader looks (apt-get install libcublas-13-0, or CUDA)',
+    },
+    {
+      name: 'NCCL',
+      found: gpu.nccl,
+      remedy: 'libnccl.so.2 where the loader looks (apt-get install libnccl2); only several GPUs need it',
+    },
+    { name: 'nvcc', found: command('nvcc', '--version', 'release'), remedy: 'CUDA 13, to build the GPU part' },
     {
       name: 'nats-server',
       found: command('nats-server', '--version'),

@@ -42,6 +42,7 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       ranks: flags.ranks,
       threads: flags.threads,
       device: flags.device,
+      gpu: flags.tf32 ? { tf32: true } : undefined,
       seed: flags.seed,
       checkpointActivations: flags.checkpointActivations,
       memoryLimit: flags.memoryLimit,
@@ -125,7 +126,7 @@ export async function train(flags: RunFlags): Promise<void> {
         show(event)
         if (event.type === 'step' && Number.isFinite(event.loss)) losses.push(event.loss)
       })
-      for (const message of [...engine.prepared.config.notices, ...notices]) notice(message)
+      for (const message of [...engine.prepared.notices, ...notices]) notice(message)
       if (flags.resume !== undefined) await engine.load(flags.resume)
       for (const message of noticesOf(engine, flags)) notice(message)
       await drive(engine, flags, signal)

@@ -14,6 +14,7 @@ export interface TrainFlags extends ModelFlags {
   readonly steps: number
   readonly seed?: number
   readonly device?: DeviceName
+  readonly tf32?: boolean
   readonly checkpointActivations?: boolean
   readonly memoryLimit?: number
   readonly keepInFp32?: RegExp
@@ -47,13 +48,26 @@ export function addTrain(program: Command): void {
     .option('--data <path...>', 'text files or folders, .bin token streams, or .safetensors with input_ids')
     .option('--config <file>', 'DeepSpeed configuration (JSON)')
     .addOption(option('--ranks <n>', 'rank actors, each on a worker thread (1)', integer(1)))
-    .addOption(option('--threads <n>', 'native threads of each rank (the cores shared out)', integer(1)))
+    .addOption(option('--threads <n>', 'native threads of each rank on the CPU (the cores shared out)', integer(1)))
     .addOption(option('--steps <n>', 'optimizer steps in all, resumed ones included', integer(0), 100))
     .addOption(option('--seed <n>', 'seed of weights, dropout and the order of samples (1234)', integer(0)))
-    .addOption(option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference')))
+    .addOption(
+      option(
+        '--device <name>',
+        'cpu, cuda (a GPU for each rank) or reference (cpu)',
+        oneOf('cpu', 'cuda', 'reference'),
+      ),
+    )
+    .option('--tf32', 'on cuda, products in fp32 with 10 bits of mantissa: faster, less exact')
     .addOption(option('--dropout <p>', 'dropout probability', within(0, 0.999)))
     .option('--checkpoint-activations', 'recompute activations in the backward')
-    .addOption(option('--memory-limit <size>', 'recompute as much as fits all ranks into this, e.g. 3GiB', byteSize))
+    .addOption(
+      option(
+        '--memory-limit <size>',
+        'recompute as much as fits all ranks, on GPUs each, into this, e.g. 3GiB',
+        byteSize,
+      ),
+    )
     .addOption(option('--keep-in-fp32 <regex>', 'modules that stay in fp32 under bf16 or fp16, by path', pattern))
     .option('--save <folder>', 'write checkpoints there, at least one at the end')
     .addOption(option('--save-every <n>', 'steps between checkpoints', integer(1)))
@@ -81,8 +95,9 @@ export function addTrain(program: Command): void {
 
 /** Refuses flags that would do nothing, and places that cannot be written, before anything starts. Returns the data's paths. */
 function checkTogether(flags: TrainFlags): readonly string[] {
-  const { data, evalData, evalEvery, save, saveEvery, keep, profile, tokenBytes } = flags
+  const { data, device, evalData, evalEvery, save, saveEvery, keep, profile, tf32, tokenBytes } = flags
   if (!data) throw usage('--data', 'at least one file or folder', 'none')
+  if (tf32 && device !== 'cuda') throw usage('--tf32', '--device cuda with it', device ?? 'no --device')
   if (evalEvery !== undefined && !evalData) throw usage('--eval-every', '--eval-data with it', 'none')
   if (saveEvery !== undefined && save === undefined) throw usage('--save-every', '--save with it', 'none')
   if (keep !== undefined && save === undefined) throw usage('--keep', '--save with it', 'none')

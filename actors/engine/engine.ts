@@ -13,13 +13,15 @@ import type { Fault } from '../rank/fault.js'
 import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
 import { type Batch, writeBatch } from './batch.js'
 import type { PlannedFault } from './chaos.js'
+import { expectDevice } from './device.js'
 import { EngineError } from './errors.js'
 import { endsLife, FailureWatch, notFinite, skipNotice } from './failure.js'
 import { spansOf, timingOf } from './measure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
+import { expectRoom } from './room.js'
 import { RunState } from './run-state.js'
 import { stepScalars } from './scalars.js'
-import { expectRoom, lower, patient, raise, slotCount, type Troupe, withRestarts } from './troupe.js'
+import { lower, patient, raise, slotCount, type Troupe, withRestarts } from './troupe.js'
 
 export interface TrainOptions {
   /** The total: a run that was resumed goes on at its next step up to this one. */
@@ -92,6 +94,7 @@ export class Engine {
 
   /** @internal Use {@link initialize}. */
   static async start(prepared: Prepared): Promise<Engine> {
+    expectDevice(prepared.device, prepared.ranks)
     expectRoom(prepared)
     const system = await ActorSystem.start({ workers: prepared.ranks + 1 })
     try {
@@ -195,6 +198,7 @@ export class Engine {
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
+      native_seconds: Math.max(...report.ranks.map(({ nativeSeconds }) => nativeSeconds)),
     }
     this.#events.next(event)
     if (skipped) this.#events.next(skipNotice(step, scales ? [scaler.scale, next.scale] : null))

@@ -1,8 +1,5 @@
 // Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
-import { availableParallelism } from 'node:os'
-import { cpuBackend } from '../../kernels/cpu/backend.js'
-import { referenceBackend } from '../../kernels/reference/backend.js'
-import { type DeviceName, machine } from '../../native/index.js'
+import type { DeviceName, GpuOptions } from '../../native/index.js'
 import {
   type ConfigSource,
   type DeepSpeedConfig,
@@ -11,23 +8,23 @@ import {
   resolveConfig,
 } from '../../runtime/config/index.js'
 import type { TokenSource } from '../../runtime/data/source.js'
-import { type Compilation, compile, type Recompute } from '../../runtime/graph/compile.js'
-import type { OptimizerPlan } from '../../runtime/graph/partition/sharding.js'
+import type { Compilation } from '../../runtime/graph/compile.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import type { Weights } from '../../runtime/nn/models/huggingface.js'
 import { namedModules, namedParameters } from '../../runtime/nn/module.js'
 import type { Tensor } from '../../runtime/nn/tensor.js'
 import {
   createSchedule,
-  type OptimizerSpec,
   type ParameterGroup,
   type ResolvedGroup,
   resolveGroups,
   type Schedule,
 } from '../../runtime/optim/index.js'
 import { type PlannedFault, parseChaos } from './chaos.js'
+import { type ChosenDevice, chooseDevice, deviceNotices } from './device.js'
 import { EngineError } from './errors.js'
-import { fitMemory } from './fit.js'
+import { fitPlan } from './fit.js'
+import { createPlanner, type PlanChoices, type Planner } from './planner.js'
 import { type ModuleMatch, precisionOf } from './precision.js'
 
 /** Where a run keeps its checkpoints, so that it can recover from the newest. */
@@ -53,16 +50,19 @@ export interface InitializeOptions {
   readonly loss?: (outputs: Tensor, targets: Tensor) => Tensor
   /** Rank actors, each on a worker thread; default 1. */
   readonly ranks?: number
-  /** Native threads of each rank; default: the cores shared out. */
+  /** Native threads of each rank on the CPU; default: the cores shared out. */
   readonly threads?: number
+  /** `cuda` has a GPU for each rank. Default: `cpu`, or `reference` without the addon. */
   readonly device?: DeviceName
+  /** How the device `cuda` computes. */
+  readonly gpu?: GpuOptions
   /** Instruction set of the CPU kernels; default: the best there is. */
   readonly isa?: string
   readonly seed?: number
   readonly shuffle?: boolean
   /** Recompute each block's activations in the backward. */
   readonly checkpointActivations?: boolean
-  /** Most bytes of the arenas of all ranks together. The backward recomputes as much as is needed to fit, cheap values first. */
+  /** Most bytes of the arenas of all ranks together, on GPUs of each rank. The backward recomputes as much as is needed to fit, cheap values first. */
   readonly memoryLimit?: number
   /** Modules, by path, that compute in fp32 under bf16 or fp16, with all modules within them. */
   readonly keepInFp32?: ModuleMatch
@@ -85,8 +85,9 @@ export interface Prepared {
   readonly config: ResolvedConfig
   readonly device: DeviceName
   readonly isa: string | null
-  readonly ranks: number
   readonly threads: number
+  readonly target: ChosenDevice
+  readonly ranks: number
   readonly sequence: number
   readonly seed: number
   readonly groups: readonly ResolvedGroup[]
@@ -94,28 +95,20 @@ export interface Prepared {
   readonly chaos: readonly PlannedFault[]
   readonly stallSeconds: number
   readonly compilation: Compilation
-  /** What the backward computes again. */
-  readonly recompute: Recompute
+  /** What was chosen for it. */
+  readonly choices: PlanChoices
+  /** Makes other plans of the same run. */
+  readonly planner: Planner
+  /** What works, but not as one might think, a sentence each. */
+  readonly notices: readonly string[]
   /** Blocks of the model. */
   readonly blocks: number
 }
 
 const defaultConfig: DeepSpeedConfig = { train_micro_batch_size_per_gpu: 8 }
 
-/** Elements that are reduced or gathered together where the user left it open: 25 MiB of f32. */
-const defaultBucket = (25 << 20) / 4
 /** What a timer can wait for. */
 const longestStall = Math.floor((2 ** 31 - 1) / 1000)
-/** DeepSpeed's default of `stage3_prefetch_bucket_size`. */
-const defaultPrefetch = 5e7
-
-function optimizerPlan(spec: OptimizerSpec, groups: readonly ResolvedGroup[]): OptimizerPlan {
-  if (spec.kind === 'adam') {
-    return { kind: 'adam', attributes: { decoupled: spec.decoupled ? 1 : 0, epsilon: spec.eps }, groups }
-  }
-  const { momentum, dampening, nesterov } = spec
-  return { kind: 'sgd', attributes: { momentum, dampening, nesterov: nesterov ? 1 : 0 }, groups }
-}
 
 function expectCount(name: string, value: number, least: number): void {
   if (Number.isSafeInteger(value) && value >= least) return
@@ -136,11 +129,8 @@ export function prepare(options: InitializeOptions): Prepared {
     const expected = `seconds above 0, ${longestStall} at most`
     throw new EngineError('ENGINE_USAGE', `initialize: stallSeconds, expected ${expected}, got ${stallSeconds}`)
   }
-  const { best } = machine()
-  const device = options.device ?? (best ? 'cpu' : 'reference')
-  const isa = device === 'cpu' ? (options.isa ?? best) : null
-  const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
-  expectCount('threads', threads, 1)
+  const device = chooseDevice(options, ranks)
+  expectCount('threads', device.threads, 1)
   if (options.memoryLimit !== undefined) expectCount('memoryLimit', options.memoryLimit, 1)
   const chaos = options.chaos === undefined ? [] : parseChaos(options.chaos, ranks, seed)
   const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
@@ -158,52 +148,18 @@ export function prepare(options: InitializeOptions): Prepared {
   }
   const names = namedParameters(model).map(({ name }) => name)
   const groups = resolveGroups(names, config.optimizer, options.parameterGroups)
-  const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
   const precision = precisionOf(model, config.precision, options.keepInFp32)
-  const compileWith = (recompute: Recompute): Compilation =>
-    compile({
-      model,
-      ...(options.loss && { loss: options.loss }),
-      ranks,
-      stage: zero.stage,
-      microBatch: batch.micro,
-      sequence,
-      gathers: {
-        maxReuseDistance: zero.maxReuseDistance,
-        maxLiveParameters: zero.maxLiveParameters,
-        prefetchBucketSize: zero.prefetchBucketSize ?? defaultPrefetch,
-      },
-      persistenceThreshold: zero.paramPersistenceThreshold,
-      persistenceLimit: zero.modelPersistenceThreshold,
-      precision,
-      backend: device === 'cpu' ? cpuBackend(threads) : referenceBackend,
-      ...(data && {
-        training: {
-          optimizer: optimizerPlan(config.optimizer, groups),
-          accumulation: batch.accumulation,
-          clipping: config.gradientClipping,
-          reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
-          allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
-          recompute,
-          lossScaling: config.precision.dtype === 'f16',
-        },
-      }),
-      environment: { device, ...(isa && { isa }) },
-      debug: (what, text) => {
-        if (debug.has(what)) process.stderr.write(text())
-      },
-    })
+  const { loss, memoryLimit } = options
+  const planner = createPlanner({ model, loss, config, groups, precision, device, ranks, sequence, trains: !!data })
   const blocks = new Set(namedModules(model).flatMap(({ block }) => block ?? [])).size
-  const asked: Recompute = { cheap: [], blocks: options.checkpointActivations ? blocks : 0 }
-  const { memoryLimit } = options
-  const { recompute, compilation } =
-    memoryLimit === undefined
-      ? { recompute: asked, compilation: compileWith(asked) }
-      : fitMemory((extra) => compileWith({ ...extra, blocks: Math.max(extra.blocks, asked.blocks) }), {
-          limit: memoryLimit,
-          ranks,
-          blocks,
-        })
+  const asked: PlanChoices = {
+    recompute: { cheap: [], blocks: options.checkpointActivations ? blocks : 0 },
+    logitChunks: 1,
+    stage: zero.stage,
+    micro: batch.micro,
+    accumulation: batch.accumulation,
+  }
+  const { choices, compilation } = fitPlan(planner, asked, device, { limit: memoryLimit, blocks })
   const schedule = createSchedule(
     config.scheduler,
     groups.map((group) => group.lr),
@@ -212,10 +168,11 @@ export function prepare(options: InitializeOptions): Prepared {
   return {
     options,
     config,
-    device,
-    isa,
+    device: device.device,
+    isa: device.isa,
+    threads: device.threads,
+    target: device,
     ranks,
-    threads,
     sequence,
     seed,
     groups,
@@ -223,7 +180,15 @@ export function prepare(options: InitializeOptions): Prepared {
     chaos,
     stallSeconds,
     compilation,
-    recompute,
+    choices,
+    planner,
+    notices: [
+      ...config.notices,
+      ...deviceNotices(
+        device,
+        Object.values(compilation.programs).map(({ program }) => program),
+      ),
+    ],
     blocks,
   }
 }

@@ -1,8 +1,6 @@
 // The actors of a run with their memory and batches. Raised for a run, and again where a checkpoint brings another order of samples.
-import { createGroup, type DeviceGroup, machine } from '../../native/index.js'
+import { createGroup, type DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
-import { planTotals } from '../../runtime/graph/compile.js'
-import { formatBytes } from '../../runtime/observe/index.js'
 import type { ActorSystem } from '../../transports/index.js'
 import { supervisor } from '../supervisor/actor.js'
 import type { SupervisorProtocol } from '../supervisor/protocol.js'
@@ -31,15 +29,6 @@ const shared = (bytes: Uint8Array): Uint8Array => {
   return copy
 }
 
-/** The plans of all ranks must fit into the machine, or into what its container may have. */
-export function expectRoom({ compilation, ranks }: Prepared): void {
-  const bytes = ranks * planTotals(compilation.plan).total
-  const room = Math.min(machine().memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY)
-  if (bytes <= room) return
-  const message = `initialize: memory of the plan, expected at most ${formatBytes(room)} on ${ranks} ranks, got ${formatBytes(bytes)}`
-  throw new EngineError('ENGINE_MEMORY', message, { bytes, room })
-}
-
 /** What a troupe is raised with beside what is prepared. */
 export interface Raising {
   readonly seed: number
@@ -56,7 +45,13 @@ export async function raise(
 ): Promise<Troupe> {
   const { config, compilation, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
   const { train, micro, accumulation } = config.batch
-  const group = createGroup({ device, ranks, arenas: compilation.plan.arenas, ...(isa && { isa }) })
+  const group = createGroup({
+    device,
+    ranks,
+    arenas: compilation.plan.arenas,
+    ...(isa && { isa }),
+    ...(options.gpu && { gpu: options.gpu }),
+  })
   try {
     const slots = options.data
       ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))

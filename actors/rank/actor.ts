@@ -29,6 +29,8 @@ interface RankState {
   readonly optimizer: ActorRef<OptimizerShardProtocol>
   /** The step at whose end parameters and optimizer states are; null: not known. */
   held: number | null
+  /** Of the native calls of a step. */
+  nativeSeconds: number
 }
 
 /** Arenas that a rank reserves itself. */
@@ -72,8 +74,11 @@ async function run(
   const { handle, program } = loaded(state, name)
   const { held } = state
   state.held = null
+  const values = fillScalars(program, scalars)
+  const started = performance.now()
   try {
-    const report = await state.device.run(handle, fillScalars(program, scalars), options)
+    const report = await state.device.run(handle, values, options)
+    state.nativeSeconds += (performance.now() - started) / 1000
     state.held = held
     return report
   } catch (error) {
@@ -123,7 +128,17 @@ async function open(
   const handles = Object.entries(programs).map(
     ([name, bytes]) => [name as ProgramName, { handle: device.load(bytes), program: decodeProgram(bytes) }] as const,
   )
-  return { token, rank, device, programs: new Map(handles), slots, batch, optimizer, held: device.kept }
+  return {
+    token,
+    rank,
+    device,
+    programs: new Map(handles),
+    slots,
+    batch,
+    optimizer,
+    held: device.kept,
+    nativeSeconds: 0,
+  }
 }
 
 async function close(token: GroupToken, rank: number, device: RankDevice, held: number | null): Promise<void> {
@@ -163,6 +178,7 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
       const losses: number[] = []
       const profile: { program: ProgramName; seconds: Float64Array }[] = []
       let control = new Float64Array()
+      state.nativeSeconds = 0
       const runs = microRuns(state.batch, state.rank, state.token.ranks, order)
       for (const [m, micro] of runs.entries()) {
         await sufferBefore(faults, m, runs.length, signal)
@@ -181,7 +197,13 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
         await sufferAfter(faults, performance.now() - started, signal)
       }
       const finite = control[2] === 1 && losses.every(Number.isFinite)
-      return { losses, norm: control[0]!, finite, ...(order.profile && { profile }) }
+      return {
+        losses,
+        norm: control[0]!,
+        finite,
+        nativeSeconds: state.nativeSeconds,
+        ...(order.profile && { profile }),
+      }
     },
 
     async diagnose(state, order): Promise<Diagnosis | null> {

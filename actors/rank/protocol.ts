@@ -46,6 +46,8 @@ export interface StepReport {
   readonly norm: number
   /** False: loss or norm is not finite and nothing was updated. */
   readonly finite: boolean
+  /** How long this rank's native calls took. */
+  readonly nativeSeconds: number
   /** For each micro-step, start and end of each instruction in seconds, when profiled. */
   readonly profile?: readonly { readonly program: ProgramName; readonly seconds: Float64Array }[]
 }

@@ -1,7 +1,7 @@
 // Constants and initial values. Normal draws are a function of (seed, parameter, element): a shard draws its own part only.
+#include "../abi/random.h"
 #include "check.h"
 #include "convert.h"
-#include "philox.h"
 #include "unit.h"
 
 namespace deeptroupe::DT_ISA {
@@ -68,19 +68,6 @@ void initialize_constant(const Call& call) {
   each_block(call, part.last - part.first, block, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) part.unit[part.first + i] = value;
   });
-}
-
-/// Four standard normal draws of one counter, by Box and Muller in float64.
-inline void normal_draws(uint64_t counter, const uint32_t key[2], double out[4]) {
-  const uint32_t words[4] = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0x696e6974};
-  uint32_t random[4];
-  philox4x32(words, key, random);
-  for (int pair = 0; pair < 4; pair += 2) {
-    const double u0 = (random[pair] + 0.5) * 0x1p-32, u1 = (random[pair + 1] + 0.5) * 0x1p-32;
-    const double radius = std::sqrt(-2.0 * std::log(u0)), angle = 2.0 * M_PI * u1;
-    out[pair] = radius * std::cos(angle);
-    out[pair + 1] = radius * std::sin(angle);
-  }
 }
 
 void initialize_normal(const Call& call) {

@@ -1,15 +1,13 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): random words as a pure function of a
-// 128-bit counter and a 64-bit key. The scalar and the vector form give the same words; known answers are in the tests.
+// Philox4x32-10 on vectors of counters: the words of the scalar form in kernels/abi/random.h; known answers are in the tests.
 #pragma once
 
+#include "../abi/random.h"
 #include "isa.h"
 
 namespace deeptroupe::DT_ISA {
 
 namespace philox {
-inline constexpr uint32_t multiplier0 = 0xD2511F53, multiplier1 = 0xCD9E8D57;
-inline constexpr uint32_t weyl0 = 0x9E3779B9, weyl1 = 0xBB67AE85;
-inline constexpr int rounds = 10;
+using namespace deeptroupe::philox;
 /// 32-bit numbers in the low halves of 64-bit lanes; what the high halves hold does not matter.
 typedef uint64_t lanes __attribute__((vector_size(4 * VL)));
 
@@ -26,20 +24,6 @@ DT_INLINE lanes multiply(lanes a, uint32_t b) {
 #endif
 }
 }  // namespace philox
-
-inline void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-  uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
-  for (int round = 0; round < philox::rounds; ++round) {
-    const uint64_t p0 = uint64_t{philox::multiplier0} * c0, p1 = uint64_t{philox::multiplier1} * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
-    k0 += philox::weyl0;
-    k1 += philox::weyl1;
-  }
-  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
-}
 
 /// The words of counters (counter[0], counter[1], counter[2], counter[3] + i), i = 0 to VL - 1, side by side: 4 * VL words in four vectors.
 DT_INLINE void philox4x32_vector(const uint32_t counter[4], const uint32_t key[2], vu out[4]) {

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernel.h"
-#include "philox.h"
+#include "../abi/random.h"
 
 namespace deeptroupe::gpu {
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #if defined(__HIP__)
-#include <hip/hip_bf16.h>
 #include <hip/hip_fp16.h>
 #include <hip/hip_runtime.h>
 #else
@@ -16,12 +15,22 @@
 #include <stdexcept>
 #include <string>
 
+/// Before a kernel's parameter that it indexes at run time: it is read where it lies.
+#if defined(__HIP__)
+#define DT_PARAMETER
+#else
+#define DT_PARAMETER __grid_constant__
+#endif
+
 namespace deeptroupe::gpu {
 
 #if defined(__HIP__)
 using Stream = hipStream_t;
 using Status = hipError_t;
-using bf16 = __hip_bfloat16;
+/// An element in memory; HIP's own type came later than the oldest release that these sources compile with.
+struct bf16 {
+  uint16_t bits;
+};
 inline constexpr Status success = hipSuccess;
 inline const char* status_text(Status status) { return hipGetErrorString(status); }
 inline Status last_status() { return hipGetLastError(); }
@@ -65,7 +74,13 @@ inline void allow_shared(const void* kernel, size_t bytes) {
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(double x) { return static_cast<float>(x); }
-__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(bf16 x) {
+#if defined(__HIP__)
+  return __uint_as_float(uint32_t{x.bits} << 16);
+#else
+  return __bfloat162float(x);
+#endif
+}
 __device__ inline float to_float(f16 x) { return __half2float(x); }
 
 /// Rounds once, to nearest even.
@@ -81,7 +96,12 @@ __device__ inline double from_float<double>(float x) {
 }
 template <>
 __device__ inline bf16 from_float<bf16>(float x) {
+#if defined(__HIP__)
+  const uint32_t bits = __float_as_uint(x);
+  return {static_cast<uint16_t>((x != x ? bits | 0x400000u : bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16)};
+#else
   return __float2bfloat16(x);
+#endif
 }
 template <>
 __device__ inline f16 from_float<f16>(float x) {
@@ -94,12 +114,32 @@ struct alignas(N * sizeof(T)) Pack {
   T at[N];
 };
 
+/// What the lanes of a warp wrote to shared memory is there for all of them.
+__device__ inline void warp_sync() {
+#if defined(__HIP__)
+  __threadfence_block();
+  __builtin_amdgcn_wave_barrier();
+#else
+  __syncwarp();
+#endif
+}
+
 template <class T>
 __device__ inline T shuffle_xor(T value, int lane_mask) {
 #if defined(__HIP__)
   return __shfl_xor(value, lane_mask, warp);
 #else
   return __shfl_xor_sync(0xffffffffu, value, lane_mask, warp);
+#endif
+}
+
+/// The value of lane `lane` of the warp.
+template <class T>
+__device__ inline T shuffle(T value, int lane) {
+#if defined(__HIP__)
+  return __shfl(value, lane, warp);
+#else
+  return __shfl_sync(0xffffffffu, value, lane, warp);
 #endif
 }
 

@@ -19,7 +19,10 @@ class Library {
   Library(std::string what, const char* variable, std::initializer_list<const char*> names) : what_(std::move(what)) {
     for (const std::string& path : paths(variable, names)) {
       handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-      if (handle_) return;
+      if (handle_) {
+        reason_.clear();
+        return;
+      }
       const char* text = dlerror();
       if (reason_.empty()) reason_ = text ? text : path;
     }
@@ -27,7 +30,7 @@ class Library {
   }
 
   explicit operator bool() const { return handle_ != nullptr; }
-  /// Why it did not open.
+  /// Why it did not open; empty where it did.
   const std::string& reason() const { return reason_; }
 
   /// Sets `function` to the library's function of that name. Throws Error where it has none.

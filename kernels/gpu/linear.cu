@@ -2,7 +2,8 @@
 // the gradients, are flags of the product: nothing is transposed in memory. An activation is a pass of its own over the product, which
 // rounds it on the way as `linear` and `activation` do, unless the options leave tanh GELU to the library.
 // Legend: M rows of x (all leading dims), K input features, N output features.
-#include "activation.h"
+#include "activation-pass.h"
+#include "columns.h"
 #include "products.h"
 
 namespace deeptroupe::gpu {
@@ -10,55 +11,85 @@ namespace deeptroupe::gpu {
 namespace {
 
 constexpr int threads = 256;
-/// Packs of 16 bytes that a thread of an activation pass takes, all loaded before the first is used.
-constexpr int packs = 4;
+/// Rows whose derivatives a block adds up before the blocks' sums are added in order.
+constexpr int chunk_rows = 256;
+constexpr int row_warps = threads / warp;
+/// Rows that a warp has under way at a time.
+constexpr int rows_ahead = 4;
 
-/// y = f(x), or with `gradient` y = y * f'(x), over `count` elements in packs of N. May run in place.
-template <class T, int N, int kind, bool gradient>
-__global__ __launch_bounds__(threads) void activation_pass(const T* x, T* y, int64_t count) {
-  const int64_t whole = count / N;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * threads * packs + threadIdx.x;
-  Pack<T, N> in[packs], out[packs];
+/// y = y * f'(x) where `derive`, and per chunk of rows the sum of y as stored, in f32. A block takes a chunk of rows and 32 N columns: each
+/// of its warps every eighth row in order, and then the warps' sums are added in order.
+template <class T, int N, int kind, bool derive>
+__global__ __launch_bounds__(threads) void derivative_and_sums(const T* x, T* y, int64_t rows, int64_t width, int64_t strips, float* sums) {
+  __shared__ float parts[row_warps][warp * N];
+  const int lane = threadIdx.x % warp, own = threadIdx.x / warp;
+  const int64_t chunk = blockIdx.x / strips, strip = blockIdx.x % strips * warp * N, column = strip + lane * N;
+  const int64_t end = (chunk + 1) * chunk_rows < rows ? (chunk + 1) * chunk_rows : rows;
+  float sum[N] = {};
+  if (column < width) {
+    for (int64_t first = chunk * chunk_rows + own; first < end; first += rows_ahead * row_warps) {
+      Pack<T, N> in[rows_ahead], out[rows_ahead];
 #pragma unroll
-  for (int p = 0; p < packs; ++p) {
-    const int64_t at = first + p * threads;
-    if (at >= whole) continue;
-    in[p] = reinterpret_cast<const Pack<T, N>*>(x)[at];
-    if (gradient) out[p] = reinterpret_cast<const Pack<T, N>*>(y)[at];
-  }
+      for (int r = 0; r < rows_ahead; ++r) {
+        const int64_t row = first + r * row_warps;
+        if (row >= end) continue;
+        if (derive) in[r] = load_pack<N>(x + row * width + column);
+        out[r] = load_pack<N>(y + row * width + column);
+      }
 #pragma unroll
-  for (int p = 0; p < packs; ++p) {
-    const int64_t at = first + p * threads;
-    if (at >= whole) continue;
+      for (int r = 0; r < rows_ahead; ++r) {
+        const int64_t row = first + r * row_warps;
+        if (row >= end) continue;
+        float value[N];
+        widen(out[r], value);
+        if (derive) {
+          float at[N];
+          widen(in[r], at);
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const float value = to_float(in[p].at[i]);
-      out[p].at[i] = from_float<T>(gradient ? to_float(out[p].at[i]) * activate_gradient<kind>(value) : activate<kind>(value));
+          for (int n = 0; n < N; ++n) value[n] *= activate_gradient<kind>(at[n]);
+          out[r] = narrow<T>(value);
+          store_pack(y + row * width + column, out[r]);
+          widen(out[r], value);
+        }
+#pragma unroll
+        for (int n = 0; n < N; ++n) sum[n] += value[n];
+      }
     }
-    reinterpret_cast<Pack<T, N>*>(y)[at] = out[p];
   }
-  const int64_t rest = whole * N + first;
-  if (rest < count) {
-    const float value = to_float(x[rest]);
-    y[rest] = from_float<T>(gradient ? to_float(y[rest]) * activate_gradient<kind>(value) : activate<kind>(value));
+#pragma unroll
+  for (int n = 0; n < N; ++n) parts[own][lane * N + n] = sum[n];
+  __syncthreads();
+  for (int i = threadIdx.x; i < warp * N && strip + i < width; i += threads) {
+    float total = parts[0][i];
+#pragma unroll
+    for (int other = 1; other < row_warps; ++other) total += parts[other][i];
+    sums[chunk * width + strip + i] = total;
   }
 }
 
-template <bool gradient>
-void enqueue_activation(const char* op, int64_t kind_number, const Tensor& x, void* y, Stream stream) {
-  const int64_t count = x.elements();
-  if (count == 0) return;
-  with_float(x.dtype, [&]<class T>(T) {
-    with_kind(op, kind_number, [&](auto kind) {
-      constexpr int wide = 16 / sizeof(T);
-      const bool aligned = ((reinterpret_cast<uintptr_t>(x.data) | reinterpret_cast<uintptr_t>(y)) & 15) == 0;
+/// y = y * f'(x) where `derive`, and the sum of its rows.
+template <bool derive>
+void enqueue_derivative_and_sum(const char* op, const Call& call, int64_t kind_number, const Tensor& x, const Tensor& y, const Tensor& sum) {
+  const int64_t rows = y.rows(), width = y.last(), chunks = (rows + chunk_rows - 1) / chunk_rows;
+  if (rows * width == 0) return;
+  need_workspace(op, call, static_cast<size_t>(chunks * width) * sizeof(float));
+  // The product is done with it by then.
+  float* const sums = reinterpret_cast<float*>(call.workspace);
+  with_float(y.dtype, [&]<class T>(T) {
+    // Where nothing is derived the kind does not matter.
+    with_kind(op, derive ? kind_number : activation_kind::gelu_tanh, [&](auto kind_of_x) {
+      constexpr int kind = derive ? kind_of_x() : activation_kind::gelu_tanh;
       const auto run = [&]<int N>(std::integral_constant<int, N>) {
-        const int64_t block = static_cast<int64_t>(threads) * packs * N;
-        launch(activation_pass<T, N, kind(), gradient>, dim3(static_cast<unsigned>((count + block - 1) / block)), dim3(threads), 0, stream,
-               x.as<T>(), static_cast<T*>(y), count);
+        const int64_t strips = (width + warp * N - 1) / (warp * N);
+        launch(derivative_and_sums<T, N, kind, derive>, grid_of(op, strips * chunks), dim3(threads), 0, call.stream, x.as<T>(), y.as<T>(),
+               rows, width, strips, sums);
       };
-      if (aligned) run(std::integral_constant<int, wide>{});
+      constexpr int wide = per_pack<T>;
+      if (width % wide == 0 && aligned(16, x.data, y.data)) run(std::integral_constant<int, wide>{});
       else run(std::integral_constant<int, 1>{});
+    });
+    with_gradient<T>(op, "sum", &sum, [&]<class O>(O) {
+      total<O>(op, call, sums, chunks, width, sum.as<O>(), nullptr, width);
     });
   });
 }
@@ -140,19 +171,26 @@ void linear_activation(const Call& call) {
   const Tensor& pre = call.out(call.has_out(0) ? 0 : 1);
   product.d = pre.data;
   multiply(call, product);
-  if (call.has_out(1)) enqueue_activation<false>("linear_activation", attributes.kind, pre, call.out(1).data, call.stream);
+  if (!call.has_out(1)) return;
+  with_float(pre.dtype, [&]<class T>(T) {
+    enqueue_activation("linear_activation", call, attributes.kind, pre.elements(), pre.as<T>(), call.out(1).as<T>());
+  });
 }
 
 void linear_input_gradient_activation(const Call& call) {
+  constexpr const char* op = "linear_input_gradient_activation";
   const auto& attributes = call.attrs<abi::LinearInputGradientActivationAttributes>();
   const Tensor &pre = call.in(2), &dpre = call.out(0);
+  const bool by_library = library_gelu(call, attributes.kind), sum = attributes.sum && call.has_out(1);
   Product product = input_gradient(call.in(0), call.in(1), attributes.transposed, dpre);
-  if (library_gelu(call, attributes.kind)) {
-    product.epilogue = Epilogue::gelu_gradient, product.aux = pre.data;
-    return multiply(call, product);
-  }
+  if (by_library) product.epilogue = Epilogue::gelu_gradient, product.aux = pre.data;
   multiply(call, product);
-  enqueue_activation<true>("linear_input_gradient_activation", attributes.kind, pre, dpre.data, call.stream);
+  if (sum && by_library) enqueue_derivative_and_sum<false>(op, call, attributes.kind, pre, dpre, call.out(1));
+  else if (sum) enqueue_derivative_and_sum<true>(op, call, attributes.kind, pre, dpre, call.out(1));
+  else if (!by_library)
+    with_float(pre.dtype, [&]<class T>(T) {
+      enqueue_activation_backward(op, call, attributes.kind, pre.elements(), dpre.as<T>(), pre.as<T>(), dpre.as<T>());
+    });
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ struct Key {
 struct Plan {
   const lt::Functions& lt;
   lt::Desc desc = nullptr;
-  lt::Layout a = nullptr, b = nullptr, d = nullptr;
+  lt::Layout a = nullptr, b = nullptr, c = nullptr, d = nullptr;
   std::optional<lt::Algorithm> algorithm;
 
   explicit Plan(const lt::Functions& functions) : lt(functions) {}
@@ -90,7 +90,7 @@ struct Plan {
   Plan& operator=(const Plan&) = delete;
   ~Plan() {
     if (desc) lt.desc_destroy(desc);
-    for (const lt::Layout layout : {a, b, d})
+    for (const lt::Layout layout : {a, b, c, d})
       if (layout) lt.layout_destroy(layout);
   }
 };
@@ -211,6 +211,7 @@ class CublasProducts final : public Products {
     };
     layout(plan.a, key.operands, key.b_transposed ? key.n : key.k, key.b_transposed ? key.k : key.n, key.b_stride);
     layout(plan.b, key.operands, key.a_transposed ? key.k : key.m, key.a_transposed ? key.m : key.k, key.a_stride);
+    layout(plan.c, key.result, key.m, key.n, key.d_stride);
     layout(plan.d, key.result, key.m, key.n, key.d_stride);
   }
 
@@ -233,7 +234,7 @@ class CublasProducts final : public Products {
       if (needed > alignments[i]) return {};
     }
     lt::HeuristicResult result{};
-    if (lt_.check(handle_, plan.desc, plan.a, plan.b, plan.d, plan.d, &algorithm, &result) != lt::success) return {};
+    if (lt_.check(handle_, plan.desc, plan.a, plan.b, plan.c, plan.d, &algorithm, &result) != lt::success) return {};
     if (result.workspace_bytes > key.workspace_bytes) return {};
     return algorithm;
   }
@@ -256,7 +257,7 @@ class CublasProducts final : public Products {
     std::vector<lt::HeuristicResult> found(static_cast<size_t>(limit));
     int count = 0;
     // Not supported is an answer: products of our own take over.
-    if (lt_.heuristic(handle_, plan.desc, plan.a, plan.b, plan.d, plan.d, preference, limit, found.data(), &count) != lt::success)
+    if (lt_.heuristic(handle_, plan.desc, plan.a, plan.b, plan.c, plan.d, preference, limit, found.data(), &count) != lt::success)
       count = 0;
     found.resize(static_cast<size_t>(count));
     std::erase_if(found, [](const lt::HeuristicResult& result) { return result.state != lt::success; });
@@ -267,7 +268,7 @@ class CublasProducts final : public Products {
            Stream stream) const {
     set_pointers(plan.desc, product);
     const void* const c = product.beta != 0 ? product.c : product.d;
-    check(lt_.matmul(handle_, plan.desc, &product.alpha, product.b, plan.a, product.a, plan.b, &product.beta, c, plan.d, product.d, plan.d,
+    check(lt_.matmul(handle_, plan.desc, &product.alpha, product.b, plan.a, product.a, plan.b, &product.beta, c, plan.c, product.d, plan.d,
                      &algorithm, workspace, workspace_bytes, stream),
           "cublasLtMatmul");
   }

@@ -1,11 +1,42 @@
 // Bytes of scratch memory that an op's GPU kernel works in, beside its operands. An op without a rule needs none.
-import { type Attributes, dtypeBytes, int, type TensorType } from '../ops/definition.js'
+import {
+  type Attributes,
+  byteLength,
+  dtypeBytes,
+  elements,
+  int,
+  ints,
+  lastDim,
+  rowsOf,
+  type TensorType,
+} from '../ops/definition.js'
 
 export type WorkspaceRule = (
   inputs: readonly (TensorType | null)[],
   outputs: readonly TensorType[],
   attributes: Attributes,
 ) => number
+
+/** Parts of a workspace begin on borders of 256 bytes. */
+const whole = (bytes: number): number => Math.ceil(bytes / 256) * 256
+
+/** Sums of chunks of rows, f32. */
+const chunkSums = (rows: number, chunk: number, columns: number): number => Math.ceil(rows / chunk) * columns * 4
+
+/** What a matrix product may use for split sums (`product_workspace` of products.h). */
+const productBytes = 64 << 20
+const product: WorkspaceRule = () => productBytes
+
+/** Row losses in float64, one chunk of `rows` rows of logits padded to 128 classes, and f32 sums of a dw of 16 bits over several chunks. */
+const head: WorkspaceRule = (inputs, outputs, attributes) => {
+  const [x, weight] = inputs as [TensorType, TensorType]
+  const [all, classes] = [rowsOf(x.shape), elements(weight.shape) / lastDim(x.shape)]
+  const rows = Math.min(int(attributes, 'rows'), all)
+  const dw = outputs[2]
+  const sums = dw && dw.dtype !== 'f32' && rows < all ? elements(dw.shape) * 4 : 0
+  const logits = rows * Math.ceil(classes / 128) * 128 * dtypeBytes[x.dtype]
+  return whole(all * 8) + whole(logits) + whole(sums) + productBytes
+}
 
 /**
  * What the tensor cores' paths lay out (kernels/gpu/attention-backward.h), in tiles of 64 or 128 queries: for each query its statistics
@@ -20,6 +51,45 @@ function attentionBackward(qkv: TensorType, heads: number): number {
   return pairs * tiles * (statistics + flags + (sequence > 128 ? 128 * size * 4 : 0)) + 4
 }
 
+/** Keys of 8 bytes, sorted in tiles of 4,096 between two buffers, and where each row's begin. */
+const sortedTokens = (tokens: number, rows: number): number => 2 * Math.ceil(tokens / 4096) * 4096 * 8 + (rows + 1) * 4
+
+/** The sequence of chunk sums, where it lies in pieces, and levels of a tree over it, f64. */
+function sumTree(ranges: readonly number[]): number {
+  const count = ranges.reduce((sum, number, i) => (i % 2 === 1 ? sum + number : sum), 0)
+  let terms = count
+  for (let level = count; level > 1; ) {
+    level = Math.ceil(level / 1024)
+    terms += level
+  }
+  return terms * 8
+}
+
 export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
+  linear: product,
+  linear_input_gradient: product,
+  linear_weight_gradient: product,
+  linear_activation: product,
   attention_backward: (inputs, _outputs, attributes) => attentionBackward(inputs[1]!, int(attributes, 'heads')),
+  /** The product's, which sums of rows take over after it. */
+  linear_input_gradient_activation: (_inputs, [dpre, sum]) =>
+    Math.max(productBytes, sum ? chunkSums(rowsOf(dpre!.shape), 256, lastDim(dpre!.shape)) : 0),
+  sum_leading: ([x], [sum]) => {
+    const width = elements(sum!.shape)
+    return width === 0 ? 0 : chunkSums(elements(x!.shape) / width, 256, width)
+  },
+  layer_norm_backward: ([dy]) => chunkSums(rowsOf(dy!.shape), 64, 2 * lastDim(dy!.shape)),
+  cross_entropy: (inputs) => rowsOf(inputs[0]!.shape) * 8,
+  linear_cross_entropy: head,
+  linear_cross_entropy_gradients: head,
+  embedding_backward: ([indices], _outputs, attributes) =>
+    sortedTokens(elements(indices!.shape), int(attributes, 'rows')),
+  clip_control: (_inputs, _outputs, attributes) => sumTree(ints(attributes, 'ranges')),
+  /** The other ranks' slices, where they are added onto a base or in f32. */
+  reduce_scatter: ([source, base], [shard], attributes) => {
+    const ranks = int(attributes, 'ranks')
+    if (!base && shard!.dtype === source!.dtype) return 0
+    return (ranks - 1) * whole(byteLength(source!) / ranks)
+  },
+  barrier: () => 256,
 }

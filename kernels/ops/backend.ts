@@ -7,6 +7,8 @@ export interface Backend {
   readonly fusions: readonly FusionName[]
   /** Bytes of which every address of a plan is a multiple. */
   readonly alignment: number
+  /** Whether collectives run beside the instructions that come after them. */
+  readonly overlaps: boolean
   /** Bytes of scratch memory that one call of the op works in, beside its operands. */
   workspace(
     op: OpDefinition,
@@ -16,4 +18,6 @@ export interface Backend {
   ): number
   /** How many of `rows` rows of logits over `classes` the fused head makes at a time. */
   logitRows(rows: number, classes: number): number
+  /** In words, why a call takes a slower path than most; null where it does not. */
+  slowPath(op: OpDefinition, inputs: readonly (TensorType | null)[], attributes: Attributes): string | null
 }

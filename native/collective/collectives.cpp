@@ -56,9 +56,7 @@ class Running {
       : call_(call), me_(me), ranks_(me.communicator.ranks()), layout_(layout_of(call, me.rank, ranks_)) {}
 
   void run() {
-    const Place* size = call_.input;
-    me_.communicator.agree(
-        me_.rank, {call_.opcode, size ? size->dtype : 0, size ? size->elements : 0, root_of(call_)});
+    me_.communicator.agree(me_.rank, announcement_of(call_));
     switch (call_.opcode) {
       case Opcode::reduce_scatter: return reduce_scatter();
       case Opcode::all_gather: return all_gather();
@@ -159,6 +157,11 @@ bool is_collective(Opcode opcode) {
     default:
       return false;
   }
+}
+
+Announcement announcement_of(const CollectiveCall& call) {
+  const Place* size = call.input;
+  return {call.opcode, size ? size->dtype : 0, size ? size->elements : 0, root_of(call)};
 }
 
 std::string check_collective(const CollectiveCall& call, int ranks) {

@@ -39,6 +39,9 @@ struct CollectiveRank {
 
 bool is_collective(abi::Opcode opcode);
 
+/// What a rank tells the others of the collective that it begins.
+Announcement announcement_of(const CollectiveCall& call);
+
 /// Empty where the operands' sizes and dtypes fit the collective, else what is wrong, as "what, expected X, got Y".
 /// That operands overlap only where peers do not read is checked by native/verify.ts.
 std::string check_collective(const CollectiveCall& call, int ranks);

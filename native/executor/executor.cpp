@@ -1,51 +1,34 @@
-// The instruction loop of one rank.
+// The life of a rank's thread.
 #include "executor.h"
 
-#include <chrono>
-#include <cstring>
-
 namespace deeptroupe {
-namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+void Executor::start() {
+  thread_ = std::thread([this] {
+    serve();
+    std::vector<std::function<void()>> waiting;
+    {
+      std::lock_guard lock(mutex_);
+      ended_.store(true, std::memory_order_release);
+      waiting.swap(when_ended_);
+    }
+    for (const auto& ended : waiting) ended();
+  });
 }
 
-/// True where any of `count` numbers has all bits of `exponent` set, which makes it infinite or not a number.
-template <class Bits>
-bool any_non_finite(const void* data, int64_t count, Bits exponent) {
-  const Bits* bits = static_cast<const Bits*>(data);
-  constexpr int64_t block = 4096;
-  for (int64_t start = 0; start < count; start += block) {
-    const int64_t end = std::min(count, start + block);
-    Bits found = 0;
-    for (int64_t i = start; i < end; ++i) found |= (bits[i] & exponent) == exponent;
-    if (found) return true;
-  }
-  return false;
+std::optional<RunRequest> Executor::next() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return finishing_ || !queue_.empty(); });
+  if (queue_.empty()) return std::nullopt;
+  std::optional<RunRequest> request(std::move(queue_.front()));
+  queue_.pop_front();
+  return request;
 }
-
-bool non_finite(const Tensor& tensor) {
-  switch (tensor.dtype) {
-    case DType::f32: return any_non_finite<uint32_t>(tensor.data, tensor.elements(), 0x7f800000u);
-    case DType::f64: return any_non_finite<uint64_t>(tensor.data, tensor.elements(), 0x7ff0000000000000u);
-    case DType::bf16: return any_non_finite<uint16_t>(tensor.data, tensor.elements(), 0x7f80u);
-    case DType::f16: return any_non_finite<uint16_t>(tensor.data, tensor.elements(), 0x7c00u);
-    default: return false;
-  }
-}
-
-}  // namespace
-
-Executor::Executor(Group& group, int rank, int threads)
-    : group_(group), rank_(rank), pool_(threads), thread_([this] { loop(); }) {}
-
-Executor::~Executor() { join(); }
 
 void Executor::enqueue(RunRequest request) {
   {
     std::lock_guard lock(mutex_);
-    if (finishing_) throw UsageError("run: rank " + std::to_string(rank_) + ", expected an open one, got a closed one");
+    if (finishing_) throw closed("run");
     queue_.push_back(std::move(request));
   }
   wake_.notify_one();
@@ -74,81 +57,26 @@ void Executor::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Executor::loop() {
-  for (;;) {
-    RunRequest request;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return finishing_ || !queue_.empty(); });
-      if (queue_.empty()) break;
-      request = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    RunReport report = run(request);
-    request.done(std::move(report));
-  }
-  std::vector<std::function<void()>> waiting;
-  {
-    std::lock_guard lock(mutex_);
-    ended_.store(true, std::memory_order_release);
-    waiting.swap(when_ended_);
-  }
-  for (const auto& ended : waiting) ended();
+UsageError Executor::closed(const char* operation) const {
+  return UsageError(std::string(operation) + ": rank " + std::to_string(rank_) + ", expected an open one, got a closed one");
 }
 
-RunReport Executor::run(const RunRequest& request) {
-  RunReport report;
-  const std::vector<ProgramInstruction>& instructions = request.program->instructions;
-  std::vector<double> scalars;
-  if (request.profile) report.seconds.reserve(2 * instructions.size());
-  for (size_t i = 0; i < instructions.size() || i == 0; ++i) {
-    try {
-      if (group_.communicator.aborted()) throw Aborted();
-      if (instructions.empty()) break;
-      if (request.profile) report.seconds.push_back(now());
-      execute(instructions[i], request, scalars);
-      progress_.store((progress_.load(std::memory_order_relaxed) | 1) + 1, std::memory_order_relaxed);
-      if (request.profile) report.seconds.push_back(now());
-    } catch (const Aborted&) {
-      report.status = RunStatus::aborted;
-      report.message = group_.communicator.reason();
-      report.instruction = static_cast<int64_t>(i);
-      return report;
-    } catch (const std::exception& error) {
-      report.status = RunStatus::failed;
-      report.message = error.what();
-      report.instruction = static_cast<int64_t>(i);
-      group_.communicator.abort("rank " + std::to_string(rank_) + ": " + report.message);
-      return report;
-    }
-    if (!request.check || report.non_finite >= 0) continue;
-    for (const Tensor* output : instructions[i].output_tensors)
-      if (output && report.non_finite < 0 && non_finite(*output)) report.non_finite = static_cast<int64_t>(i);
-  }
-  return report;
+std::byte* Executor::place(const char* operation, uint32_t arena, double offset, size_t bytes) const {
+  const Arena& source = group_.memory[rank_].at(arena);
+  const std::string name = std::string(operation) + ": arena " + abi::arena_names[arena];
+  if (!source.reserved()) throw UsageError(name + ", expected it to be allocated, got nothing");
+  if (!(offset >= 0) || offset + static_cast<double>(bytes) > static_cast<double>(source.live()))
+    throw UsageError(name + ", expected a range inside its " + std::to_string(source.live()) + " bytes, got " +
+                     std::to_string(bytes) + " at " + std::to_string(static_cast<int64_t>(offset)));
+  return source.base() + static_cast<size_t>(offset);
 }
 
-void Executor::execute(const ProgramInstruction& instruction, const RunRequest& request, std::vector<double>& scalars) {
-  if (!instruction.kernel) {
-    progress_.fetch_or(1, std::memory_order_relaxed);
-    run_collective(collective_call(instruction), {rank_, group_.communicator, group_.memory, pool_, group_.kernels});
-    return;
-  }
-  scalars.clear();
-  for (const uint32_t slot : instruction.scalars) scalars.push_back(request.scalars[slot]);
-  Call call{};
-  call.inputs = instruction.input_tensors.data();
-  call.outputs = instruction.output_tensors.data();
-  call.attributes = instruction.attributes;
-  call.scalars = scalars.data();
-  if (instruction.workspace) {
-    call.workspace = instruction.workspace->tensor.as<std::byte>();
-    call.workspace_bytes = instruction.workspace->place.bytes();
-  }
-  call.pool = &pool_;
-  call.rank = rank_;
-  call.ranks = group_.communicator.ranks();
-  instruction.kernel(call);
+Arena& Executor::expect_free(uint32_t arena) const {
+  Arena& target = group_.memory[rank_].at(arena);
+  if (target.reserved())
+    throw UsageError(std::string("allocate: arena ") + abi::arena_names[arena] + ", expected none yet, got one of " +
+                     std::to_string(target.live()) + " bytes");
+  return target;
 }
 
 }  // namespace deeptroupe

@@ -1,5 +1,6 @@
-// Runs the programs of one rank: one coordinator thread that takes runs in order, and its pool. A run that a kernel
-// fails, or that is enqueued after an abort, ends with a report; nothing is thrown on these threads.
+// One rank's thread and what it does in order: runs, until it is told to finish. What a run is and where memory lies is the
+// part of each device (cpu-executor.h, gpu-executor.h). A run that a kernel fails, or that is enqueued after an abort, ends
+// with a report; nothing is thrown on these threads.
 #pragma once
 
 #include <condition_variable>
@@ -7,17 +8,24 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "group.h"
 #include "program.h"
-#include "thread-pool.h"
 
 namespace deeptroupe {
 
 enum class RunStatus { done = 0, aborted = 1, failed = 2 };
+
+/// Bytes of the `io` arena.
+struct IoBytes {
+  uint64_t offset;
+  std::vector<std::byte> bytes;
+};
 
 struct RunReport {
   RunStatus status = RunStatus::done;
@@ -28,22 +36,37 @@ struct RunReport {
   int64_t non_finite = -1;
   /// Start and end of each instruction in seconds of CLOCK_MONOTONIC, where profiled.
   std::vector<double> seconds;
+  /// What the run wrote into `io`, where that is not its memory itself.
+  std::vector<IoBytes> io;
 };
 
 struct RunRequest {
   std::shared_ptr<const Program> program;
   std::vector<double> scalars;
+  /// What the run reads of `io` as it was when the run was asked for, where that is not its memory itself.
+  std::vector<std::byte> io;
   bool check = false;
   bool profile = false;
-  /// Called on the coordinator thread.
+  /// Called on the rank's thread.
   std::function<void(RunReport)> done;
 };
 
 class Executor {
  public:
-  /// The group outlives its executors: it joins them before it goes.
-  Executor(Group& group, int rank, int threads);
-  ~Executor();
+  virtual ~Executor() = default;
+
+  /// Waits until the rank can be used. Throws what kept it from that.
+  virtual void expect_open() {}
+  /// Decodes and checks a program against the arenas that it names. Throws ProgramError.
+  virtual std::shared_ptr<const Program> load(std::span<const std::byte> bytes) = 0;
+  /// Reserves an arena, zeroed. Throws UsageError where there is one, and where memory is short.
+  virtual void allocate(uint32_t arena) = 0;
+  /// Copies out of an arena; not while a run is writing there. Throws UsageError.
+  virtual void read(uint32_t arena, double offset, std::byte* target, size_t bytes) = 0;
+  virtual void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) = 0;
+  /// Takes what the run reads of `io`. On the thread that asks for the run.
+  virtual void take_io(RunRequest&) const {}
+  virtual Progress progress() = 0;
 
   void enqueue(RunRequest request);
   /// Ends the thread once all runs enqueued so far are done; then calls `ended` on it.
@@ -51,24 +74,32 @@ class Executor {
   /// Waits until the thread has ended; ends it first where nobody has. From any thread, any number of times.
   void join();
   bool ended() const { return ended_.load(std::memory_order_acquire); }
-  Progress progress() const { return progress_.load(std::memory_order_relaxed); }
 
- private:
-  void loop();
-  RunReport run(const RunRequest& request);
-  void execute(const ProgramInstruction& instruction, const RunRequest& request, std::vector<double>& scalars);
+ protected:
+  /// The group outlives its executors: it joins them before it goes.
+  Executor(Group& group, int rank) : group_(group), rank_(rank) {}
+  /// Starts the thread: the last that a constructor does. Its destructor joins it before anything else.
+  void start();
+  /// What the thread does until `finishing_` and nothing is enqueued.
+  virtual void serve() = 0;
+  /// Waits for the next run; nothing where there will be none.
+  std::optional<RunRequest> next();
+  /// The bytes of an arena, which must have them. `memory_mutex` is held.
+  std::byte* place(const char* operation, uint32_t arena, double offset, size_t bytes) const;
+  /// Throws UsageError where the arena exists. `memory_mutex` is held.
+  Arena& expect_free(uint32_t arena) const;
+  UsageError closed(const char* operation) const;
 
   Group& group_;
   const int rank_;
-  ThreadPool pool_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<RunRequest> queue_;
   bool finishing_ = false;
+
+ private:
   std::vector<std::function<void()>> when_ended_;
   std::atomic<bool> ended_{false};
-  /// Written by the coordinator thread.
-  std::atomic<Progress> progress_{0};
   std::mutex join_mutex_;
   std::thread thread_;
 };

@@ -22,6 +22,18 @@ Groups& groups() {
 
 }  // namespace
 
+Group::Group(const ArenaBytes& bytes, const std::vector<std::byte*>& io, std::unique_ptr<Device> device)
+    : bytes(bytes),
+      io(io),
+      communicator(static_cast<int>(io.size())),
+      memory(io.size()),
+      device_(std::move(device)),
+      executors_(io.size()),
+      kept_(io.size(), nothing_kept) {
+  constexpr auto arena = static_cast<uint32_t>(abi::Arena::io);
+  for (size_t rank = 0; rank < io.size(); ++rank) memory[rank][arena].adopt(io[rank], bytes[arena]);
+}
+
 std::shared_ptr<Executor> Group::open(int rank, int threads) {
   std::lock_guard lock(mutex_);
   if (closed_) throw UsageError("rank: group, expected an open one, got a closed one");
@@ -30,7 +42,7 @@ std::shared_ptr<Executor> Group::open(int rank, int threads) {
         std::to_string(communicator.ranks() - 1) + ", got " + std::to_string(rank));
   if (executors_[rank])
     throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
-  return executors_[rank] = std::make_shared<Executor>(*this, rank, threads);
+  return executors_[rank] = device_->open(*this, rank, threads);
 }
 
 void Group::keep(int rank, int64_t what) {
@@ -53,9 +65,7 @@ void Group::renew() {
   for (size_t rank = 0; rank < executors_.size(); ++rank) {
     if (executors_[rank]) executors_[rank]->join();
     executors_[rank].reset();
-    if (kept_[rank] != nothing_kept) continue;
-    for (uint32_t arena = 0; arena < abi::arena_count; ++arena)
-      if (arena != static_cast<uint32_t>(abi::Arena::io)) memory[rank][arena].release();
+    if (kept_[rank] == nothing_kept) device_->release(*this, static_cast<int>(rank));
   }
   communicator.renew();
 }
@@ -88,8 +98,10 @@ void Group::close() {
   for (const auto& executor : executors)
     if (executor) executor->join();
   std::unique_lock lock(memory_mutex);
-  for (RankMemory& rank : memory)
-    for (Arena& arena : rank) arena.release();
+  for (size_t rank = 0; rank < memory.size(); ++rank) {
+    device_->release(*this, static_cast<int>(rank));
+    memory[rank][static_cast<uint32_t>(abi::Arena::io)].release();
+  }
 }
 
 int add_group(std::shared_ptr<Group> group) {

@@ -1,5 +1,5 @@
 // The ranks of one communicator: their memory, what they share, and their executors. Groups live in a process-wide
-// table, so that every worker finds its group by number.
+// table, so that every worker finds its group by number. On which device they run is not known here.
 #pragma once
 
 #include <array>
@@ -10,13 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "../../kernels/cpu/kernel.h"
 #include "../collective/communicator.h"
 #include "../memory/arena.h"
+#include "device.h"
 
 namespace deeptroupe {
-
-class Executor;
 
 /// What a rank's memory holds when nothing is known of it.
 constexpr int64_t nothing_kept = -1;
@@ -29,21 +27,27 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Memory is short; the message says which and by how much.
+struct MemoryError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// A device, or what it needs, is not there.
+struct MissingError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 using ArenaBytes = std::array<size_t, abi::arena_count>;
 
 class Group {
  public:
-  Group(int ranks, const ArenaBytes& bytes, const KernelTable& kernels)
-      : bytes(bytes),
-        kernels(kernels),
-        communicator(ranks),
-        memory(ranks),
-        executors_(ranks),
-        kept_(ranks, nothing_kept) {}
+  /// `io` is the memory of each rank that JavaScript sees; the caller keeps it alive until close().
+  Group(const ArenaBytes& bytes, const std::vector<std::byte*>& io, std::unique_ptr<Device> device);
   ~Group() { close(); }
 
   const ArenaBytes bytes;
-  const KernelTable& kernels;
+  /// The `io` arena of each rank as JavaScript sees it.
+  const std::vector<std::byte*> io;
   Communicator communicator;
   std::vector<RankMemory> memory;
   /// Held shared while JavaScript copies in or out, exclusively while memory is given back.
@@ -66,6 +70,7 @@ class Group {
   void close();
 
  private:
+  const std::unique_ptr<Device> device_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<Executor>> executors_;
   std::vector<int64_t> kept_;

@@ -166,9 +166,10 @@ class Decoder {
     }
     attributes(target, name, at + abi::instruction::head_bytes + operand_bytes, words);
     target.workspace = tensor_at("workspace of " + name, read<uint32_t>(at + abi::instruction::workspace));
-    if (target.workspace && reinterpret_cast<uintptr_t>(target.workspace->tensor.data) % 64)
-      fail("offset of the workspace of " + name, "a multiple of 64", text(target.workspace->place.offset));
-    choose_kernel(target, name);
+    if (target.workspace && reinterpret_cast<uintptr_t>(target.workspace->tensor.data) % target_.alignment)
+      fail("offset of the workspace of " + name, "a multiple of " + text(target_.alignment),
+           text(target.workspace->place.offset));
+    expect_kernel(target, name);
   }
 
   const ProgramTensor* tensor_at(const std::string& what, uint32_t index) const {
@@ -190,10 +191,10 @@ class Decoder {
     target.attributes = data_ + at;
   }
 
-  void choose_kernel(ProgramInstruction& target, const std::string& name) {
-    if (!is_collective(target.op->opcode)) {
-      target.kernel = target_.kernels.kernels[static_cast<uint16_t>(target.op->opcode)];
-      if (!target.kernel) fail("kernel of " + name, std::string("one for ") + target_.kernels.isa, "none");
+  void expect_kernel(ProgramInstruction& target, const std::string& name) {
+    target.collective = is_collective(target.op->opcode);
+    if (!target.collective) {
+      if (!target_.has_kernel(target.op->opcode)) fail("kernel of " + name, std::string("one for ") + target_.backend, "none");
       return;
     }
     for (const ProgramTensor* output : target.outputs)
@@ -218,12 +219,10 @@ CollectiveCall collective_call(const ProgramInstruction& instruction) {
           place(instruction.outputs, 0)};
 }
 
-std::shared_ptr<const Program> load_program(std::span<const std::byte> bytes, const ProgramTarget& target) {
-  auto program = std::make_shared<Program>();
-  program->bytes.resize((bytes.size() + 7) / 8);
-  std::memcpy(program->bytes.data(), bytes.data(), bytes.size());
-  Decoder(*program, target).decode(bytes.size());
-  return program;
+void decode_program(Program& program, std::span<const std::byte> bytes, const ProgramTarget& target) {
+  program.bytes.resize((bytes.size() + 7) / 8);
+  std::memcpy(program.bytes.data(), bytes.data(), bytes.size());
+  Decoder(program, target).decode(bytes.size());
 }
 
 }  // namespace deeptroupe

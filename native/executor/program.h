@@ -3,13 +3,14 @@
 // native/verify.ts.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <vector>
 
 #include "../../kernels/abi/abi.h"
-#include "../../kernels/cpu/kernel.h"
+#include "../../kernels/abi/tensor.h"
 #include "../collective/collectives.h"
 #include "../memory/arena.h"
 
@@ -28,8 +29,8 @@ struct ProgramTensor {
 
 struct ProgramInstruction {
   const abi::OpInfo* op = nullptr;
-  /// Null for collectives, which the executor runs itself.
-  Kernel kernel = nullptr;
+  /// Has no kernel: the executor runs it itself.
+  bool collective = false;
   /// Operands padded to the op's full number; null where absent.
   std::vector<const ProgramTensor*> inputs, outputs;
   std::vector<const Tensor*> input_tensors, output_tensors;
@@ -45,15 +46,20 @@ struct Program {
   std::vector<ProgramInstruction> instructions;
 };
 
+/// What a program is decoded for.
 struct ProgramTarget {
   const RankMemory& memory;
-  const KernelTable& kernels;
+  /// The kernels, for messages.
+  const char* backend;
+  std::function<bool(abi::Opcode)> has_kernel;
+  /// Bytes on whose border scratch memory starts.
+  uint64_t alignment;
   int rank;
   int ranks;
 };
 
-/// Throws ProgramError.
-std::shared_ptr<const Program> load_program(std::span<const std::byte> bytes, const ProgramTarget& target);
+/// Fills an empty program. Throws ProgramError.
+void decode_program(Program& program, std::span<const std::byte> bytes, const ProgramTarget& target);
 
 /// What the collective in `instruction` works on.
 CollectiveCall collective_call(const ProgramInstruction& instruction);

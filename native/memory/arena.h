@@ -1,6 +1,6 @@
 // The memory of one rank: a fixed set of arenas, each reserved once, zeroed, never grown. An arena is anonymous mmap
-// (huge pages where it is large) or memory lent by JavaScript. Counts are of bytes really reserved; they may be read
-// from any thread.
+// (huge pages where it is large), memory lent by JavaScript or a part of a GPU's block. Counts are of bytes really
+// reserved; they may be read from any thread.
 #pragma once
 
 #include <array>
@@ -30,8 +30,9 @@ class Arena {
   size_t live() const { return live_.load(std::memory_order_relaxed); }
   size_t peak() const { return peak_.load(std::memory_order_relaxed); }
 
-  /// Bytes that all arenas of the process have mapped now.
+  /// Bytes that all arenas of the process have mapped now, and what others that keep arenas have told of theirs.
   static size_t mapped_in_all() { return in_all_.load(std::memory_order_relaxed); }
+  static void count(ptrdiff_t bytes) { in_all_ += bytes; }
 
  private:
   void publish(void* memory, size_t bytes);

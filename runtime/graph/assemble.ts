@@ -63,14 +63,16 @@ export function assemble(
       placements.has(value) ||
       op.aliases?.some(([, output]) => output === o) === true ||
       node.outputs.length === 1
-    const bytes = plan.workspaces.get(node)
+    const scratch = plan.workspaces.get(node)
     return {
       op: node.op,
       inputs: node.inputs.map((value) => value && tensorOf(value)),
       outputs: node.outputs.map((value, o) => (wanted(value, o) ? tensorOf(value) : null)),
       scalars: node.scalars.map(scalarOf),
       attributes: node.attributes,
-      workspace: bytes ? indexOf({ arena: 'workspace', byteOffset: 0, dtype: 'u8', shape: [bytes] }) : null,
+      workspace: scratch
+        ? indexOf({ arena: 'workspace', byteOffset: scratch.byteOffset, dtype: 'u8', shape: [scratch.bytes] })
+        : null,
       debug: {
         phase: node.origin.phase,
         ...(node.origin.module !== undefined && { module: node.origin.module }),

@@ -4,7 +4,7 @@ import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
 import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength, type DType, dtypeBytes, int } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
-import { GraphError, type Node, type Value } from './ir.js'
+import { type Graph, GraphError, type Node, type Value } from './ir.js'
 import type { PlacedGraph } from './partition/build.js'
 
 /** A tensor that outlives a run, named `<arena>/<rest>`. */
@@ -27,10 +27,15 @@ export interface Address {
   readonly byteOffset: number
 }
 
+export interface Scratch {
+  readonly byteOffset: number
+  readonly bytes: number
+}
+
 export interface ProgramPlan {
   readonly addresses: ReadonlyMap<Value, Address>
-  /** Scratch bytes of each node. */
-  readonly workspaces: ReadonlyMap<Node, number>
+  /** Scratch memory of each node, in the arena `workspace`. */
+  readonly workspaces: ReadonlyMap<Node, Scratch>
   /** Bytes of each arena that this program needs, fixed tensors included. */
   readonly arenas: Readonly<Record<ArenaName, number>>
 }
@@ -156,6 +161,7 @@ function planProgram(
     for (const value of node.inputs) if (value) place(value).block.to = Math.max(place(value).block.to, at)
     for (const value of node.outputs) place(value).block.to = Math.max(place(value).block.to, at)
   })
+  if (backend.overlaps) keepBuckets(graph, (value) => place(value).block)
   for (const { value } of graph.outputs) place(value).block.to = graph.nodes.length
 
   // Outputs written over inputs that die there.
@@ -204,19 +210,53 @@ function planProgram(
     }
   }
 
-  const workspaces = new Map<Node, number>()
-  for (const node of graph.nodes) {
-    const types = node.inputs.map((value) => value?.type ?? null)
-    const outputs = node.outputs.map((value) => value.type)
-    const bytes = backend.workspace(opNamed(node.op), types, outputs, node.attributes)
-    if (bytes > 0) workspaces.set(node, align(bytes))
-  }
-  arenas.workspace = Math.max(0, ...workspaces.values())
+  const scratch = scratchOf(graph, backend)
+  arenas.workspace = scratch.bytes
 
   const addresses = new Map<Value, Address>()
   for (const [value, { block, offset }] of places) {
     const { arena, byteOffset } = owner(block)
     addresses.set(value, { arena, byteOffset: byteOffset! + offset })
   }
-  return { addresses, workspaces, arenas }
+  return { addresses, workspaces: scratch.workspaces, arenas }
+}
+
+/**
+ * Where a collective runs beside what follows it, its bucket's memory is for others only from the next bucket's collective on: by then it is
+ * done, and nothing waits for it.
+ */
+function keepBuckets(graph: Graph, blockOf: (value: Value) => Block): void {
+  let before: Block[] = []
+  graph.nodes.forEach((node, at) => {
+    if (!('ranks' in opNamed(node.op).attributes)) return
+    const buckets = node.inputs
+      .flatMap((value) => (value ? blockOf(value) : []))
+      .filter(({ arena }) => arena === 'buckets')
+    if (buckets.length === 0) return
+    for (const block of before) block.to = Math.max(block.to, at)
+    before = buckets
+  })
+}
+
+/** All nodes share scratch memory, but collectives, which may run beside the others, have their own behind it. */
+function scratchOf(
+  graph: Graph,
+  backend: Backend,
+): { readonly workspaces: ReadonlyMap<Node, Scratch>; readonly bytes: number } {
+  const workspaces = new Map<Node, Scratch>()
+  let byteOffset = 0
+  for (const collective of [false, true]) {
+    let most = 0
+    for (const node of graph.nodes) {
+      const op = opNamed(node.op)
+      if ('ranks' in op.attributes !== collective) continue
+      const types = node.inputs.map((value) => value?.type ?? null)
+      const outputs = node.outputs.map((value) => value.type)
+      const bytes = aligned(backend)(backend.workspace(op, types, outputs, node.attributes))
+      if (bytes > 0) workspaces.set(node, { byteOffset, bytes })
+      most = Math.max(most, bytes)
+    }
+    byteOffset += most
+  }
+  return { workspaces, bytes: byteOffset }
 }

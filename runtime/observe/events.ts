@@ -23,6 +23,8 @@ export interface StepEvent {
   readonly tokens_per_second: number
   /** Wall time of this step. */
   readonly seconds: number
+  /** Of it, the time in which native code ran on some rank; the rest is JavaScript's. */
+  readonly native_seconds: number
 }
 
 /** One pass over the evaluation data. */

@@ -1,4 +1,4 @@
-// Times single ops on the cpu device: programs of few instructions that are run again and again, each instruction by its own clock.
+// Times single ops on a device: programs of few instructions that are run again and again, each instruction by its own clock.
 import {
   type ArenaName,
   arenaNames,
@@ -6,7 +6,6 @@ import {
   type Instruction,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
-import { cpuBackend } from '../../kernels/cpu/backend.js'
 import {
   type Attributes,
   byteLength,
@@ -19,7 +18,8 @@ import { opNamed } from '../../kernels/ops/index.js'
 import { viewOf } from '../../kernels/reference/index.js'
 import type { ReferenceArray } from '../../kernels/reference/kernel.js'
 import { storedAs } from '../../kernels/reference/storage.js'
-import { type ArenaSizes, createGroup, openRank } from '../../native/index.js'
+import { type ArenaSizes, createGroup, type DeviceName, openRank } from '../../native/index.js'
+import { backendOf } from '../support/single-op.js'
 
 /** An instruction whose operands are named: equal names are the same tensor. */
 export interface TimedOp {
@@ -53,13 +53,25 @@ function filled(count: number, dtype: DType, values: ArrayLike<number> = block):
   return data
 }
 
-const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64
+export interface Timing {
+  readonly device?: DeviceName
+  readonly threads?: number
+  /** Runs that count, after one that warms up. */
+  readonly repetitions: number
+}
 
-/** Seconds that all ops together take, for each of `repetitions` runs after one that warms up. */
-export async function timeProgram(
+/** Seconds that all ops together take, for each run. */
+export async function timeProgram(program: TimedProgram, timing: Timing): Promise<number[]> {
+  return (await timeOps(program, timing)).map((seconds) => seconds.reduce((sum, value) => sum + value, 0))
+}
+
+/** Seconds that each op takes, for each run. */
+export async function timeOps(
   { tensors, ops, scalars }: TimedProgram,
-  { threads, repetitions }: { readonly threads: number; readonly repetitions: number },
-): Promise<number[]> {
+  { device: name = 'cpu', threads = 1, repetitions }: Timing,
+): Promise<number[][]> {
+  const backend = backendOf(name, threads)
+  const aligned = (size: number): number => Math.ceil(size / backend.alignment) * backend.alignment
   const records: TensorRecord[] = []
   const indices = new Map<string, number>()
   let bytes = 0
@@ -80,7 +92,7 @@ export async function timeProgram(
       attributes,
     )
     const results = outputs.map((name, o) => indices.get(name) ?? place(name, types[o]!))
-    const scratch = cpuBackend(threads).workspace(
+    const scratch = backend.workspace(
       definition,
       operands.map((index) => (index === null ? null : records[index]!)),
       types,
@@ -116,7 +128,7 @@ export async function timeProgram(
     arenas,
   })
 
-  const group = createGroup({ device: 'cpu', ranks: 1, arenas })
+  const group = createGroup({ device: name, ranks: 1, arenas })
   try {
     const device = openRank(group.token, { rank: 0, threads })
     device.allocate('activations')
@@ -127,11 +139,10 @@ export async function timeProgram(
     }
     const handle = device.load(program)
     const settings = Float64Array.from(Object.values(scalars))
-    const taken: number[] = []
+    const taken: number[][] = []
     for (let i = 0; i <= repetitions; i++) {
       const { seconds } = await device.run(handle, settings, { profile: true })
-      const total = ops.reduce((sum, _, at) => sum + seconds![2 * at + 1]! - seconds![2 * at]!, 0)
-      if (i > 0) taken.push(total)
+      if (i > 0) taken.push(ops.map((_, at) => seconds![2 * at + 1]! - seconds![2 * at]!))
     }
     await device.close()
     return taken

@@ -10,9 +10,14 @@ import { projectRoot } from '../../native/paths.js'
 const compiled = dirname(fileURLToPath(new URL('../../native/build.js', import.meta.url)))
 const hasTools = ['cmake', 'make', 'c++'].every((tool) => spawnSync(tool, ['--version']).status === 0)
 
+interface BuildOptions {
+  readonly args?: readonly string[]
+  readonly nvcc?: string
+}
+
 /** A project whose CMake file holds `commands`; gives a function that builds it. */
 function project(commands: string): {
-  build: (path?: string) => { status: number | null; stdout: string; stderr: string }
+  build: (path?: string, options?: BuildOptions) => { status: number | null; stdout: string; stderr: string }
   end: () => void
 } {
   const folder = mkdtempSync(join(tmpdir(), 'deeptroupe-build-'))
@@ -28,10 +33,10 @@ function project(commands: string): {
     `cmake_minimum_required(VERSION 3.18)\nproject(fake LANGUAGES NONE)\n${commands}\n`,
   )
   return {
-    build: (path = process.env.PATH) =>
-      spawnSync(process.execPath, [join(folder, 'dist/native/build.js')], {
+    build: (path = process.env.PATH, { args = [], nvcc } = {}) =>
+      spawnSync(process.execPath, [join(folder, 'dist/native/build.js'), ...args], {
         encoding: 'utf8',
-        env: { ...process.env, PATH: path },
+        env: { ...process.env, PATH: path, ...(nvcc !== undefined && { NVCC: nvcc }) },
       }),
     end: () => rmSync(folder, { recursive: true }),
   }
@@ -44,6 +49,14 @@ test('without tools the build says in one line what is missing, and succeeds', (
   t.is(status, 0)
   t.is(stderr.trim().split('\n').length, 1)
   t.regex(stderr, /got no cmake, no make, no a C\+\+20 compiler; .*reference.*apt-get install g\+\+ make cmake/)
+})
+
+test('a build that must have the GPU part fails in one line where nvcc is missing', (t) => {
+  const { build, end } = project('')
+  const { status, stderr } = build(process.env.PATH, { args: ['--gpu'], nvcc: '/nowhere/nvcc' })
+  end()
+  t.is(status, 1)
+  t.regex(stderr, /^native: build of the GPU part, expected nvcc .*, got none; install .*\n$/)
 })
 
 if (hasTools) {
@@ -65,5 +78,16 @@ if (hasTools) {
     t.is(first.status, 0, first.stderr)
     t.regex(first.stderr, /^native: building the addon$/m)
     t.deepEqual([second.status, second.stdout, second.stderr], [0, '', ''])
+  })
+
+  test('a build with another nvcc, or without it, is made anew', (t) => {
+    const { build, end } = project(
+      `add_custom_target(addon ALL COMMAND \${CMAKE_COMMAND} -E touch \${CMAKE_BINARY_DIR}/deeptroupe.node)`,
+    )
+    const nvccs = [process.execPath, process.execPath, '/nowhere/nvcc', '/nowhere/nvcc', process.execPath]
+    const said = nvccs.map((nvcc) => build(process.env.PATH, { nvcc }).stderr.split('\n')[0])
+    end()
+    const built = 'native: building the addon'
+    t.deepEqual(said, [built, '', built, '', built])
   })
 }

@@ -25,7 +25,7 @@ export interface OpCase {
 type Make = (random: RandomTensors) => Operand[]
 type Options = Partial<Pick<OpCase, 'attributes' | 'roles' | 'rank' | 'ranks' | 'compareOnly' | 'halvesOnly' | 'needs'>>
 
-const opCase = (op: string, title: string, inputs: Make, options: Options = {}): OpCase => ({
+export const opCase = (op: string, title: string, inputs: Make, options: Options = {}): OpCase => ({
   op,
   title: `${op}: ${title}`,
   attributes: {},

@@ -2,8 +2,11 @@
 // before the run, so that an element that a kernel forgets is seen, and so is one that it writes where no operand lies.
 import { type ArenaName, arenaNames, encodeProgram, type TensorRecord } from '../../kernels/abi/program.js'
 import { cpuBackend } from '../../kernels/cpu/backend.js'
+import { gpuBackend } from '../../kernels/gpu/backend.js'
+import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength, elements, type OpDefinition } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
+import { referenceBackend } from '../../kernels/reference/backend.js'
 import { type ReferenceTensor, viewOf } from '../../kernels/reference/index.js'
 import {
   type ArenaSizes,
@@ -19,23 +22,29 @@ import type { Operand } from './tensors.js'
 /** Which output lies over which input's memory. */
 export type InPlace = readonly [input: number, output: number]
 
-const border = 64
+/** What a device is to the compiler. */
+export const backendOf = (device: DeviceName, threads: number): Backend =>
+  device === 'cuda' ? gpuBackend() : device === 'cpu' ? cpuBackend(threads) : referenceBackend
+
 const operandsArena: ArenaName = 'activations'
 
-/** A place for each operand, borders of at least 64 bytes between them. */
+/** A place for each operand, at least one stretch of the alignment free between them. */
 class Layout {
   readonly records: TensorRecord[] = []
-  bytes = border
+  bytes: number
+  constructor(readonly border: number) {
+    this.bytes = border
+  }
 
   place(type: Pick<TensorRecord, 'shape' | 'dtype'>): number {
     this.records.push({ arena: operandsArena, byteOffset: this.bytes, dtype: type.dtype, shape: type.shape })
-    this.bytes += Math.ceil(byteLength(type) / border) * border + border
+    this.bytes += (Math.ceil(byteLength(type) / this.border) + 1) * this.border
     return this.records.length - 1
   }
 }
 
-function layoutOf(op: OpDefinition, c: OpCase, inputs: readonly Operand[], inPlace?: InPlace) {
-  const layout = new Layout()
+function layoutOf(backend: Backend, op: OpDefinition, c: OpCase, inputs: readonly Operand[], inPlace?: InPlace) {
+  const layout = new Layout(backend.alignment)
   const types = op.infer(inputs, c.attributes)
   const inputIndices = inputs.map((input) => input && layout.place(input))
   const outputIndices = types.map((type, o) => {
@@ -49,13 +58,13 @@ function layoutOf(op: OpDefinition, c: OpCase, inputs: readonly Operand[], inPla
 }
 
 /** What a group must have for these cases. */
-export function arenasFor(cases: readonly { c: OpCase; inputs: readonly Operand[] }[], threads: number): ArenaSizes {
+function arenasFor(cases: readonly { c: OpCase; inputs: readonly Operand[] }[], backend: Backend): ArenaSizes {
   const sizes = Object.fromEntries(arenaNames.map((name) => [name, 0])) as Record<ArenaName, number>
   for (const { c, inputs } of cases) {
     const op = opNamed(c.op)
-    const { layout, types } = layoutOf(op, c, inputs)
+    const { layout, types } = layoutOf(backend, op, c, inputs)
     sizes[operandsArena] = Math.max(sizes[operandsArena], layout.bytes)
-    sizes.workspace = Math.max(sizes.workspace, cpuBackend(threads).workspace(op, inputs, types, c.attributes))
+    sizes.workspace = Math.max(sizes.workspace, backend.workspace(op, inputs, types, c.attributes))
   }
   return sizes
 }
@@ -65,15 +74,22 @@ export class SingleOps {
   readonly #group: DeviceGroup
   readonly #device: RankDevice
   readonly #arenas: ArenaSizes
+  readonly #backend: Backend
+  readonly #ranks: number
 
+  /** For these cases and no others. */
   constructor(
     device: DeviceName,
-    arenas: ArenaSizes,
-    readonly options: { readonly isa: string; readonly threads: number; readonly rank: number; readonly ranks: number },
+    cases: readonly { c: OpCase; inputs: readonly Operand[] }[],
+    options: { readonly isa?: string; readonly threads: number; readonly rank: number; readonly ranks: number },
   ) {
+    const { isa, threads, rank, ranks } = options
+    this.#backend = backendOf(device, threads)
+    this.#ranks = ranks
+    const arenas = arenasFor(cases, this.#backend)
     this.#arenas = arenas
-    this.#group = createGroup({ device, ranks: options.ranks, arenas, isa: options.isa })
-    this.#device = openRank(this.#group.token, { rank: options.rank, threads: options.threads })
+    this.#group = createGroup({ device, ranks, arenas, ...(isa && { isa }) })
+    this.#device = openRank(this.#group.token, { rank, threads })
     this.#device.allocate(operandsArena)
     this.#device.allocate('workspace')
     this.#device.write('workspace', 0, new Uint8Array(arenas.workspace).fill(0xff))
@@ -82,7 +98,7 @@ export class SingleOps {
   /** The op's outputs. Throws if the kernel fails or writes beside its operands. */
   async run(c: OpCase, inputs: readonly Operand[], inPlace?: InPlace): Promise<ReferenceTensor[]> {
     const op = opNamed(c.op)
-    const { types, layout, inputIndices, outputIndices } = layoutOf(op, c, inputs, inPlace)
+    const { types, layout, inputIndices, outputIndices } = layoutOf(this.#backend, op, c, inputs, inPlace)
     const memory = new ArrayBuffer(layout.bytes)
     const bytes = new Uint8Array(memory).fill(0xff)
     inputIndices.forEach((index, i) => {
@@ -91,13 +107,13 @@ export class SingleOps {
       bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), layout.records[index]!.byteOffset)
     })
     const untouched = bytes.slice()
-    const needed = cpuBackend(this.options.threads).workspace(op, inputs, types, c.attributes)
+    const needed = this.#backend.workspace(op, inputs, types, c.attributes)
     const workspace: TensorRecord[] = needed
       ? [{ arena: 'workspace', byteOffset: 0, dtype: 'u8', shape: [needed] }]
       : []
     const program = encodeProgram({
       name: c.title,
-      ranks: this.options.ranks,
+      ranks: this.#ranks,
       scalars: op.scalars,
       tensors: [...layout.records, ...workspace],
       instructions: [

@@ -40,7 +40,7 @@ test('--json: step and evaluation lines have exactly their fields, numbers in fu
       type === 'step'
         ? [
             ...['type', 'step', 'loss', 'grad_norm', 'lr', 'skipped', 'skipped_steps'],
-            ...['tokens', 'tokens_per_second', 'seconds'],
+            ...['tokens', 'tokens_per_second', 'seconds', 'native_seconds'],
           ]
         : ['type', 'step', 'loss', 'perplexity', 'tokens'],
     )

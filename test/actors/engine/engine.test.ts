@@ -302,9 +302,10 @@ test.serial('events come in the order of what happened, and end with close', asy
       [1, 2, 3, 4],
     )
     t.deepEqual(steps[2], last)
-    for (const { tokens, tokens_per_second, seconds, lr } of steps) {
+    for (const { tokens, tokens_per_second, seconds, native_seconds, lr } of steps) {
       t.is(tokens, rows * seq)
       t.true(seconds > 0 && Math.abs(tokens_per_second * seconds - tokens) < 1e-6)
+      t.true(native_seconds > 0 && native_seconds < seconds)
       t.is(lr, 1e-3)
     }
     // A checkpoint is told when it is whole, which may be while a later step is under way.

@@ -3,7 +3,9 @@ import test from 'ava'
 import type { StepReport } from '../../../actors/rank/protocol.js'
 import { combine } from '../../../actors/supervisor/state.js'
 
-const report = (losses: readonly number[], norm: number, finite = true): StepReport => ({ losses, norm, finite })
+const report = (losses: readonly number[], norm: number, finite = true): StepReport => {
+  return { losses, norm, finite, nativeSeconds: 0 }
+}
 
 test('losses are added in the order of k = micro-step * world + rank', (t) => {
   // 2^53 + 1 - 2^53 is 0 or 1 by the order.

@@ -1,8 +1,4 @@
 // Lower precision in a running engine: bf16 against PyTorch's, modules kept in fp32, 16-bit files, forecasts of memory.
-// The losses are of PyTorch 2.13 with transformers 5.18 on the CPU, one thread, with the weights and tokens of pytorch.test.ts, AdamW at
-// 1e-3 with decay 0.1, clipping at 1, 50 steps. `parameters`: the model in bf16, masters in fp32 that AdamW and clipping work on (gradients
-// widened, masters rounded back after each step). `autocast`: the model in fp32 under torch.autocast('cpu', bfloat16). In both the loss is
-// cross_entropy(logits.float()).
 import test from 'ava'
 import { initialize } from '../../../actors/engine/engine.js'
 import type { InitializeOptions } from '../../../actors/engine/prepare.js'
@@ -12,6 +8,7 @@ import { writeSafetensors } from '../../../runtime/checkpoint/safetensors.js'
 import type { DeepSpeedConfig } from '../../../runtime/config/index.js'
 import { modelFromFolder } from '../../../runtime/nn/models/huggingface.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
+import { bf16Bound, bf16Losses, meanDifference } from '../../support/figures.js'
 import {
   curve,
   curveOf,
@@ -26,29 +23,6 @@ import {
   writeHashedFolder,
 } from '../../support/training.js'
 
-const pytorch = {
-  parameters: [
-    5.594687, 5.425102, 5.317885, 5.17943, 5.087464, 4.940354, 4.862216, 4.761525, 4.670511, 4.583154, 4.474911,
-    4.402023, 4.310317, 4.230577, 4.147078, 4.051153, 3.977246, 3.880907, 3.801631, 3.718442, 3.625382, 3.553084,
-    3.458609, 3.379375, 3.296834, 3.204993, 3.133022, 3.043896, 2.965862, 2.886975, 2.80001, 2.732202, 2.647369,
-    2.571529, 2.499228, 2.417893, 2.354406, 2.276496, 2.206437, 2.139488, 2.068282, 2.00743, 1.940199, 1.882928,
-    1.818702, 1.755985, 1.695291, 1.64103, 1.58771, 1.529377,
-  ],
-  autocast: [
-    5.594858, 5.425232, 5.31776, 5.179398, 5.087792, 4.940504, 4.862243, 4.761192, 4.670454, 4.583196, 4.475112,
-    4.401902, 4.309081, 4.229744, 4.145848, 4.049713, 3.97619, 3.879685, 3.801363, 3.717557, 3.624734, 3.552308,
-    3.457436, 3.379693, 3.296593, 3.206373, 3.13413, 3.044249, 2.966646, 2.887439, 2.799469, 2.732287, 2.64842,
-    2.571862, 2.497789, 2.416034, 2.352182, 2.272202, 2.202883, 2.136949, 2.066409, 2.004168, 1.934539, 1.877068,
-    1.813307, 1.755362, 1.696829, 1.638245, 1.58822, 1.532646,
-  ],
-}
-
-const meanDifference = (a: readonly number[], b: readonly number[]): number =>
-  a.reduce((sum, value, i) => sum + Math.abs(value - b[i]!), 0) / a.length
-
-/** Twice the distance of PyTorch's two ways to train in bf16. */
-const bound = 2 * meanDifference(pytorch.parameters, pytorch.autocast)
-
 for (const [ranks, stage, micro] of [
   [1, 0, 8],
   [2, 2, 4],
@@ -59,9 +33,9 @@ for (const [ranks, stage, micro] of [
       const config = trainConfig({ train: 8, micro }, { bf16: { enabled: true }, zero_optimization: { stage } })
       const options: InitializeOptions = { model, weights, config, ranks, threads: 1, shuffle: false }
       const { losses } = await curve({ ...options, data: formulaSource(1000, 64, 256) }, 50)
-      const difference = meanDifference(losses, pytorch.parameters)
-      t.log(`mean absolute difference ${difference.toExponential(2)}, bound ${bound.toExponential(2)}`)
-      t.true(difference <= bound, `${difference}, bound ${bound}`)
+      const difference = meanDifference(losses, bf16Losses.parameters)
+      t.log(`mean absolute difference ${difference.toExponential(2)}, bound ${bf16Bound.toExponential(2)}`)
+      t.true(difference <= bf16Bound, `${difference}, bound ${bf16Bound}`)
     })
   })
 }
@@ -181,7 +155,7 @@ test.serial('a memory limit recomputes as little as fits, and changes no bit', a
     await using engine = await initialize(options({ memoryLimit }))
     t.true(total(engine) <= memoryLimit)
     t.deepEqual(await curveOf(engine, 3), expected)
-    const { cheap, blocks } = engine.prepared.recompute
+    const { cheap, blocks } = engine.prepared.choices.recompute
     seen.push(cheap.length + blocks)
   }
   t.is(seen[0], 0)

@@ -61,6 +61,7 @@ const event = (step: number, seconds = 2): StepEvent => ({
   tokens: 1000,
   tokens_per_second: 1000 / seconds,
   seconds,
+  native_seconds: 0.9 * seconds,
 })
 
 test('an event is one line of JSON in full precision', (t) => {
@@ -78,6 +79,7 @@ test('an event is one line of JSON in full precision', (t) => {
     'tokens',
     'tokens_per_second',
     'seconds',
+    'native_seconds',
   ])
 })
 

@@ -1,7 +1,9 @@
-// The `cpu` device: groups and ranks of the addon behind the device contract. Memory shared with JavaScript is made here and held
-// until the native side has let go of it.
+// The devices of the addon, `cpu` and `cuda`: groups and ranks behind the device contract. Memory shared with JavaScript is made here
+// and held until the native side has let go of it.
 import { type ArenaName, arenaNames, decodeProgram, ProgramError } from '../kernels/abi/program.js'
 import { cpuBackend } from '../kernels/cpu/backend.js'
+import { gpuBackend } from '../kernels/gpu/backend.js'
+import { productChoices } from '../kernels/gpu/choices.js'
 import type { Backend } from '../kernels/ops/backend.js'
 import {
   DeviceError,
@@ -33,7 +35,8 @@ function guarded<T>(body: () => T): T {
   } catch (cause) {
     const { code, message } = cause as { code?: string; message: string }
     if (code === 'PROGRAM_FORMAT') throw new ProgramError(message)
-    if (code === 'DEVICE_USAGE' || code === 'DEVICE_MEMORY') throw new DeviceError(code, message)
+    if (code === 'DEVICE_USAGE' || code === 'DEVICE_MEMORY' || code === 'DEVICE_MISSING')
+      throw new DeviceError(code, message)
     throw cause
   }
 }
@@ -50,23 +53,27 @@ function counts(id: number, rank: number): MemoryReport {
   return Object.fromEntries(entries) as MemoryReport
 }
 
-/** A group on the CPU. Throws {@link DeviceError} without an addon or for an instruction set that the machine lacks. */
-export function createCpuGroup({ ranks, arenas, isa }: GroupOptions): DeviceGroup {
-  const level = isa ?? native().isaLevels()[0]!
+/** Throws {@link DeviceError} without an addon, for an instruction set that the machine lacks and where GPUs are missing. */
+export function createCompiledGroup({ device, ranks, arenas, isa, gpu }: GroupOptions): DeviceGroup {
+  const level = device === 'cpu' ? (isa ?? native().isaLevels()[0]!) : null
   const memory = Array.from({ length: ranks }, () => ({ io: sharedMemory('io', Math.max(1, arenas.io)) }))
   const sizes = Float64Array.from(arenaNames, (name) => arenas[name])
   const buffers = memory.map(({ io }) => new Uint8Array(io))
-  const id = guarded(() => native().createGroup(ranks, sizes, level, buffers))
-  const token: GroupToken = { device: 'cpu', ranks, id, arenas, isa: level, memory }
+  const id = guarded(() => {
+    if (level !== null) return native().createGroup(ranks, sizes, level, buffers)
+    const { tf32 = false, geluEpilogues = false } = gpu ?? {}
+    return native().createGpuGroup(ranks, sizes, { tf32, geluEpilogues, choices: productChoices }, buffers)
+  })
+  const token: GroupToken = { device, ranks, id, arenas, ...(level !== null && { isa: level }), memory }
   held.set(id, token)
   let final: MemoryReport[] | undefined
   return {
     token,
-    abort: (reason) => abortCpuGroup(token, reason),
+    abort: (reason) => abortCompiledGroup(token, reason),
     memory: (rank) => final?.[rank] ?? counts(id, rank),
     async close() {
       if (final) return
-      if (!native().groupIdle(id)) abortCpuGroup(token, 'the group was closed')
+      if (!native().groupIdle(id)) abortCompiledGroup(token, 'the group was closed')
       while (held.has(id) && !native().groupIdle(id)) await turn()
       if (!held.delete(id)) return
       final = token.memory.map((_, rank) => afterRelease(counts(id, rank)))
@@ -80,17 +87,17 @@ function afterRelease(memory: MemoryReport): MemoryReport {
   return Object.fromEntries(entries) as MemoryReport
 }
 
-export function abortCpuGroup(token: GroupToken, reason: string): void {
+export function abortCompiledGroup(token: GroupToken, reason: string): void {
   native().abortGroup(token.id, reason)
 }
 
-/** Opens one rank: its coordinator thread and its pool start here. */
-export function openCpuRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
+/** Opens one rank: its native thread starts here, and on the CPU its pool. */
+export function openCompiledRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
   const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads))
-  return new CpuRank(token, rank, threads, handle, kept < 0 ? null : kept)
+  return new CompiledRank(token, rank, threads, handle, kept < 0 ? null : kept)
 }
 
-export async function renewCpuGroup({ id }: GroupToken, patience: number): Promise<void> {
+export async function renewCompiledGroup({ id }: GroupToken, patience: number): Promise<void> {
   const end = performance.now() + patience
   while (performance.now() < end && !guarded(() => native().groupIdle(id))) await turn()
   guarded(() => native().renewGroup(id))
@@ -99,12 +106,12 @@ export async function renewCpuGroup({ id }: GroupToken, patience: number): Promi
 /** Lets native threads get on. */
 const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1))
 
-export function cpuProgress(token: GroupToken): RankProgress[] {
+export function compiledProgress(token: GroupToken): RankProgress[] {
   const numbers = guarded(() => native().groupProgress(token.id))
   return Array.from(numbers, (n) => ({ instructions: Math.floor(n / 2), meeting: n % 2 === 1 }))
 }
 
-class CpuRank implements RankDevice {
+class CompiledRank implements RankDevice {
   readonly io: SharedArrayBuffer
   readonly #ranks: number
   readonly #backend: Backend
@@ -122,7 +129,7 @@ class CpuRank implements RankDevice {
   ) {
     this.io = token.memory[rank]!.io
     this.#ranks = token.ranks
-    this.#backend = cpuBackend(threads)
+    this.#backend = token.device === 'cuda' ? gpuBackend() : cpuBackend(threads)
     this.#handle = handle
   }
 
@@ -149,6 +156,7 @@ class CpuRank implements RankDevice {
     { check = false, profile = false }: RunOptions = {},
   ): Promise<RunReport> {
     const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile))
+    for (const { offset, bytes } of report.io ?? []) new Uint8Array(this.io).set(bytes, offset)
     if (report.status === 1) throw new RunError('aborted', report.message, report.instruction)
     if (report.status === 2) throw new RunError('kernel', report.message, report.instruction)
     return {

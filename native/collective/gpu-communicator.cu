@@ -1,0 +1,81 @@
+// How the ranks of one process come together over NCCL, and apart.
+#include "gpu-communicator.h"
+
+#include <chrono>
+
+namespace deeptroupe::gpu {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// How soon an abort is seen, and how often NCCL is asked whether all is well.
+constexpr auto interval = 5ms;
+constexpr int intervals_per_question = 40;
+/// A rank's thread that is inside NCCL for longer waits there for a peer.
+constexpr auto patience = 2s;
+
+}  // namespace
+
+GpuCommunicator::GpuCommunicator(Communicator& group, int device, int rank, NcclId& id)
+    : group_(group), device_(device), rank_(rank) {
+  group_.barrier();
+  if (rank == 0) id = new_nccl_id();
+  group_.barrier();
+  nccl_ = std::make_unique<NcclRank>(group_.ranks(), rank, id);
+  try {
+    // Nobody loads, allocates or enqueues while a peer is still at it.
+    group_.barrier();
+  } catch (const Aborted&) {
+    nccl_->abort();
+    throw;
+  }
+  watcher_ = std::thread([this] { watch(); });
+}
+
+GpuCommunicator::~GpuCommunicator() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  watcher_.join();
+  // Peers may be gone: nothing to part from in order.
+  if (group_.aborted()) nccl_->abort();
+}
+
+void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
+  std::lock_guard lock(inside_);
+  try {
+    enqueue_collective(opcode, call, nccl_.get());
+  } catch (const Error&) {
+    if (group_.aborted()) throw Aborted();
+    throw;
+  }
+}
+
+void GpuCommunicator::watch() {
+  std::unique_lock lock(mutex_);
+  for (int passed = 1; !stopping_; ++passed) {
+    if (group_.aborted()) return end();
+    if (passed % intervals_per_question == 0) {
+      std::string wrong;
+      try {
+        wrong = nccl_->async_error();
+      } catch (const Error& error) {
+        wrong = error.what();
+      }
+      if (!wrong.empty()) group_.abort("rank " + std::to_string(rank_) + ": collective, expected NCCL to be well, got " + wrong);
+      continue;
+    }
+    wake_.wait_for(lock, interval, [&] { return stopping_; });
+  }
+}
+
+void GpuCommunicator::end() {
+  cudaSetDevice(device_);
+  const bool alone = inside_.try_lock_for(patience);
+  nccl_->abort();
+  if (alone) inside_.unlock();
+}
+
+}  // namespace deeptroupe::gpu

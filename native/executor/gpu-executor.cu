@@ -1,0 +1,405 @@
+// The thread of a rank on a GPU.
+#include "gpu-executor.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace deeptroupe::gpu {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
+
+double seconds_of(Clock::time_point time) { return std::chrono::duration<double>(time.time_since_epoch()).count(); }
+
+bool debugs(const char* what) {
+  const char* const list = std::getenv("DEEPTROUPE_DEBUG");
+  return list && ("," + std::string(list) + ",").find("," + std::string(what) + ",") != std::string::npos;
+}
+
+bool wants_graphs() {
+  const char* const value = std::getenv("DEEPTROUPE_GRAPH");
+  return !value || std::string(value) != "0";
+}
+
+}  // namespace
+
+GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank)
+    : Executor(group, rank),
+      device_(device),
+      graphs_(wants_graphs()),
+      step_(debugs("sync")),
+      opened_(opening_.get_future().share()) {
+  Executor::start();
+}
+
+// From JavaScript's threads.
+
+void GpuExecutor::call(const char* operation, std::function<void()> body) {
+  std::packaged_task<void()> task(std::move(body));
+  std::future<void> result = task.get_future();
+  {
+    std::lock_guard lock(mutex_);
+    if (!accepting_) throw closed(operation);
+    tasks_.push_back(std::move(task));
+  }
+  wake_.notify_one();
+  result.get();
+}
+
+std::shared_ptr<const Program> GpuExecutor::load(std::span<const std::byte> bytes) {
+  auto program = std::make_shared<ScheduledProgram>();
+  {
+    std::shared_lock lock(group_.memory_mutex);
+    const auto has_kernel = [](abi::Opcode opcode) {
+      return kernel_table().kernels[static_cast<size_t>(opcode)] != nullptr;
+    };
+    const int ranks = group_.communicator.ranks();
+    decode_program(*program, bytes, {group_.memory[rank_], "gpu", has_kernel, 256, rank_, ranks});
+    if (program->scalar_count > most_scalars)
+      throw ProgramError("program: scalars, expected at most " + std::to_string(most_scalars) + " on a GPU, got " +
+                         std::to_string(program->scalar_count));
+    program->schedule = schedule_of(*program, ranks > 1);
+  }
+  call("load", [&] { programs_[program.get()] = std::make_unique<GpuProgram>(program, *lane_); });
+  return program;
+}
+
+void GpuExecutor::allocate(uint32_t arena) {
+  {
+    std::shared_lock lock(group_.memory_mutex);
+    expect_free(arena);
+  }
+  std::byte* base = nullptr;
+  call("allocate", [&] {
+    base = device_.memory(group_, rank_, sizeof(Control)).arena(arena);
+    check(cudaMemsetAsync(base, 0, group_.bytes[arena], lane_->copies), "zeros in an arena");
+    check(cudaStreamSynchronize(lane_->copies), "zeros in an arena");
+  });
+  std::unique_lock lock(group_.memory_mutex);
+  expect_free(arena).adopt(base, group_.bytes[arena]);
+}
+
+void GpuExecutor::read(uint32_t arena, double offset, std::byte* target, size_t bytes) {
+  const std::byte* source;
+  {
+    std::shared_lock lock(group_.memory_mutex);
+    source = place("read", arena, offset, bytes);
+    if (arena == io_arena) {
+      std::copy_n(group_.io[rank_] + static_cast<size_t>(offset), bytes, target);
+      return;
+    }
+  }
+  call("read", [&] { staging_->copy_out(source, target, bytes); });
+}
+
+void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, size_t bytes) {
+  std::byte* target;
+  {
+    std::shared_lock lock(group_.memory_mutex);
+    target = place("write", arena, offset, bytes);
+    if (arena == io_arena) {
+      std::copy_n(source, bytes, group_.io[rank_] + static_cast<size_t>(offset));
+      return;
+    }
+  }
+  call("write", [&] { staging_->copy_in(source, target, bytes); });
+}
+
+void GpuExecutor::take_io(RunRequest& request) const {
+  gpu::take_io(request, static_cast<const ScheduledProgram&>(*request.program).schedule, group_.io[rank_]);
+}
+
+Progress GpuExecutor::progress() {
+  std::lock_guard lock(progress_mutex_);
+  if (!crumbs_) return last_progress_;
+  const Progress done = *const_cast<const volatile uint64_t*>(&crumbs_->done);
+  const bool meeting = meeting_ || *const_cast<const volatile uint64_t*>(&crumbs_->meeting) != 0;
+  return 2 * done + meeting;
+}
+
+// On the rank's thread.
+
+void GpuExecutor::serve() {
+  // Sleeps end when they should, not 50 us later.
+  prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+  bool open_now = false;
+  try {
+    open();
+    open_now = true;
+    opening_.set_value();
+  } catch (const Error& error) {
+    opening_.set_exception(std::make_exception_ptr(MissingError(error.what())));
+  } catch (...) {
+    opening_.set_exception(std::current_exception());
+  }
+  while (open_now) {
+    std::optional<std::packaged_task<void()>> task;
+    std::optional<RunRequest> request;
+    {
+      std::unique_lock lock(mutex_);
+      const auto startable = [&] { return !queue_.empty() && can_start(queue_.front()); };
+      const auto busy = [&] { return !tasks_.empty() || startable(); };
+      if (flights_.empty()) wake_.wait(lock, [&] { return busy() || (finishing_ && queue_.empty()); });
+      else if (!busy()) wake_.wait_for(lock, patience());
+      if (!tasks_.empty()) {
+        task = std::move(tasks_.front());
+        tasks_.pop_front();
+      } else if (startable()) {
+        request = std::move(queue_.front());
+        queue_.pop_front();
+      } else if (flights_.empty()) {
+        break;
+      }
+    }
+    if (task) (*task)();
+    if (request) start(std::move(*request));
+    poll();
+  }
+  close();
+}
+
+void GpuExecutor::open() {
+  check(cudaSetDevice(device_.number(rank_)), "cudaSetDevice");
+  // A device that failed in an earlier run takes nothing more from this process.
+  if (const Status status = look(cudaStreamQuery(nullptr)); status != success && status != cudaErrorNotReady)
+    throw Error("gpu: device " + std::to_string(device_.number(rank_)) + ", expected one that works, got one that failed before (" +
+                cudaGetErrorString(status) + "): only a new process can use it");
+  lane_ = std::make_unique<Lane>();
+  Lane& lane = *lane_;
+  lane.rank = rank_;
+  lane.ranks = group_.communicator.ranks();
+  cudaDeviceProp found;
+  check(cudaGetDeviceProperties(&found, device_.number(rank_)), "properties of the device");
+  lane.properties = {found.major,
+                     found.minor,
+                     found.multiProcessorCount,
+                     found.sharedMemPerBlockOptin,
+                     static_cast<size_t>(found.l2CacheSize),
+                     found.name};
+  lane.compute = make_stream(0);
+  lane.communication = make_stream(1);
+  lane.copies = make_stream(0);
+  const DeviceMemory& memory = device_.memory(group_, rank_, sizeof(Control));
+  lane.control = reinterpret_cast<Control*>(memory.extra());
+  group_.memory[rank_][io_arena].adopt(memory.arena(io_arena), group_.bytes[io_arena]);
+  device_.tell_met(rank_, 0);
+  const GpuOptions& options = device_.options();
+  lane.products = make_products(lane.properties, {options.tf32, options.gelu_epilogues, options.choices});
+  lane.group = &group_.communicator;
+  lane.meeting = &meeting_;
+  lane.meet = [this] {
+    return std::make_unique<GpuCommunicator>(group_.communicator, device_.number(rank_), rank_, device_.nccl_id());
+  };
+
+  const size_t io_bytes = (group_.bytes[io_arena] + 255) / 256 * 256;
+  for (size_t i = 0; i < most_flights; ++i) slots_.emplace_back(io_bytes);
+  staging_ = std::make_unique<Staging>(lane.copies);
+  anchor_ = make_event(cudaEventDefault);
+  crumb_memory_ = make_pinned(sizeof(Crumbs));
+  lane.crumbs = on_device<Crumbs>(crumb_memory_);
+  std::lock_guard lock(progress_mutex_);
+  crumbs_ = new (crumb_memory_) Crumbs{};
+}
+
+void GpuExecutor::close() {
+  {
+    std::lock_guard lock(mutex_);
+    accepting_ = false;
+    // None but where the rank never opened.
+    tasks_.clear();
+  }
+  if (lane_) drain();
+  if (doubtful_) group_.keep(rank_, nothing_kept);
+  const Progress last = progress();
+  {
+    std::lock_guard lock(progress_mutex_);
+    last_progress_ = last & ~Progress{1};
+    crumbs_ = nullptr;
+  }
+  programs_.clear();
+  around_.clear();
+  staging_.reset();
+  lane_.reset();
+  slots_.clear();
+  anchor_ = {};
+  crumb_memory_ = {};
+}
+
+Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) const {
+  if (step_) return Pace::step;
+  if (program.meets() && program.runs() == 0) return Pace::careful;
+  // Where peers may be waiting in a collective, graphs are made at meetings only.
+  const bool may_capture = graphs_ && (program.meets() || !lane_->several());
+  return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
+}
+
+bool GpuExecutor::can_start(const RunRequest& request) const {
+  if (flights_.empty()) return true;
+  if (flights_.size() == most_flights || group_.communicator.aborted()) return false;
+  if (request.profile || step_) return false;
+  // The thread may come to wait inside a run of many launches that meets others, and they for news of the run before it.
+  const GpuProgram& program = *programs_.at(request.program.get());
+  return !program.meets() || (pace_of(request, program) == Pace::replay && program.captured());
+}
+
+void GpuExecutor::start(RunRequest request) {
+  GpuProgram& program = *programs_.at(request.program.get());
+  RunSlot& slot = slots_[started_++ % most_flights];
+  Flight flight{std::move(request), &program, &slot, instructions_, program.meets() ? ++meetings_ : 0};
+  instructions_ += program.program().instructions.size();
+  if (group_.communicator.aborted()) return end(flight, RunStatus::aborted, 0, group_.communicator.reason());
+  if (flights_.empty()) waiting_since_ = Clock::now();
+  std::string message;
+  try {
+    put(flight);
+    flights_.push_back(std::move(flight));
+    return;
+  } catch (const Aborted&) {
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  meeting_ = false;
+  cudaGetLastError();
+  if (const Status status = look(cudaStreamQuery(lane_->compute)); status != success && status != cudaErrorNotReady) {
+    flights_.push_back(std::move(flight));
+    return break_down(status);
+  }
+  if (!message.empty()) group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
+  // Runs before this one end first. The group is aborted, so that NCCL lets go of what waits for others.
+  const Status status = drain();
+  if (status != success) {
+    flights_.push_back(std::move(flight));
+    return break_down(status);
+  }
+  poll();
+  if (message.empty()) return end(flight, RunStatus::aborted, program.instruction(), group_.communicator.reason());
+  doubtful_ = true;
+  end(flight, RunStatus::failed, program.instruction(), message);
+}
+
+void GpuExecutor::put(Flight& flight) {
+  GpuProgram& program = *flight.program;
+  const RunRequest& request = flight.request;
+  const Schedule& schedule = program.program().schedule;
+  const Lane& lane = *lane_;
+  GpuProgram::Options options;
+  options.pace = pace_of(request, program);
+  options.check = request.check;
+  if (options.pace == Pace::replay && !program.captured()) program.capture();
+  if (request.profile) {
+    while (around_.size() < 2 * program.program().instructions.size()) around_.push_back(make_event(cudaEventDefault));
+    options.around = &around_;
+    check(cudaEventRecord(anchor_, lane.compute), "event");
+    check(cudaEventSynchronize(anchor_), "event");
+    flight.anchored = seconds_of(Clock::now());
+  }
+
+  std::byte* const mirror = group_.memory[rank_][io_arena].base();
+  flight.slot->tell(lane, request, schedule, flight.before, mirror);
+  program.enqueue(options);
+  flight.slot->ask(lane, schedule, mirror);
+}
+
+void GpuExecutor::poll() {
+  while (!flights_.empty()) {
+    const Status status = flights_.front().slot->status();
+    if (status == cudaErrorNotReady) return;
+    if (status != success) return break_down(status);
+    meeting_ = waits_for_peers(flights_.front());
+    if (meeting_) return;
+    Flight flight = std::move(flights_.front());
+    flights_.pop_front();
+    waiting_since_ = Clock::now();
+    complete(flight);
+  }
+}
+
+bool GpuExecutor::waits_for_peers(const Flight& flight) {
+  if (flight.meeting == 0 || group_.communicator.aborted() || flight.slot->answer().fault.taken) return false;
+  device_.tell_met(rank_, flight.meeting);
+  return !device_.all_met(flight.meeting);
+}
+
+void GpuExecutor::complete(Flight& flight) {
+  const ScheduledProgram& program = flight.program->program();
+  const Control& answered = flight.slot->answer();
+  const int64_t count = static_cast<int64_t>(program.instructions.size());
+  // After an abort nobody knows what the collectives of this run brought.
+  if (doubtful_ || (flight.program->meets() && group_.communicator.aborted()))
+    return end(flight, RunStatus::aborted, count, group_.communicator.reason());
+  if (const Fault& fault = answered.fault; fault.taken) {
+    const std::string name = fault.instruction < count ? program.instructions[fault.instruction].op->name : "gpu";
+    const std::string message = name + ": a value, expected 0 to " + std::to_string(fault.limit - 1) + ", got " +
+                                std::to_string(fault.value);
+    doubtful_ = true;
+    group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
+    return end(flight, RunStatus::failed, fault.instruction, message);
+  }
+  RunReport report;
+  if (answered.non_finite != all_finite) report.non_finite = answered.non_finite;
+  if (flight.request.profile) {
+    for (int64_t i = 0; i < 2 * count; ++i) {
+      float milliseconds = 0;
+      // Fails for no event that was passed, as all of them were.
+      cudaEventElapsedTime(&milliseconds, anchor_, around_[i]);
+      report.seconds.push_back(flight.anchored + milliseconds / 1e3);
+    }
+  }
+  report.io = flight.slot->io_written(program.schedule);
+  flight.request.done(std::move(report));
+}
+
+void GpuExecutor::end(Flight& flight, RunStatus status, int64_t instruction, const std::string& message) {
+  RunReport report;
+  report.status = status;
+  report.instruction = instruction;
+  report.message = message;
+  flight.request.done(std::move(report));
+}
+
+void GpuExecutor::break_down(Status status) {
+  doubtful_ = true;
+  std::deque<Flight> flights;
+  flights.swap(flights_);
+  // The first that was not done when the device failed.
+  const auto guilty = std::ranges::find_if(flights, [&](const Flight& flight) {
+    return reached(flight) < flight.program->program().instructions.size();
+  });
+  for (auto flight = flights.begin(); flight != flights.end(); ++flight) {
+    if (flight != (guilty == flights.end() ? flights.begin() : guilty)) continue;
+    // Where each instruction was waited for, the one that was waited for last.
+    const uint32_t first = step_ ? flight->program->instruction() : reached(*flight);
+    const std::string message =
+        "gpu: " + flight->program->name_of(first, step_) + " to end, got " + cudaGetErrorString(status);
+    group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
+    end(*flight, RunStatus::failed, first, message);
+    flight->program = nullptr;
+  }
+  for (Flight& flight : flights)
+    if (flight.program) end(flight, RunStatus::aborted, reached(flight), group_.communicator.reason());
+}
+
+uint32_t GpuExecutor::reached(const Flight& flight) const {
+  const uint64_t done = *const_cast<const volatile uint64_t*>(&crumbs_->done);
+  const uint64_t count = flight.program->program().instructions.size();
+  return static_cast<uint32_t>(done < flight.before ? 0 : std::min(done - flight.before, count));
+}
+
+Status GpuExecutor::drain() {
+  const Status computed = cudaStreamSynchronize(lane_->compute);
+  const Status collected = cudaStreamSynchronize(lane_->communication);
+  return computed != success ? computed : collected;
+}
+
+/// Long runs are asked for less often: what is lost stays a small part of the run.
+std::chrono::nanoseconds GpuExecutor::patience() const {
+  const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - waiting_since_);
+  return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, 100us);
+}
+
+}  // namespace deeptroupe::gpu

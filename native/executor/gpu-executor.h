@@ -1,0 +1,104 @@
+// Runs programs on one GPU. The rank's thread makes all CUDA calls of the rank: JavaScript's copies are posted to it. It has up to two
+// runs on the device, so that the device goes from one to the next while JavaScript turns, and asks now and then whether the first is
+// done; it never waits for a run in a way that would keep it from enqueuing the next.
+#pragma once
+
+#include <future>
+#include <unordered_map>
+
+#include "../memory/staging.h"
+#include "executor.h"
+#include "gpu-device.h"
+#include "gpu-program.h"
+#include "run-slot.h"
+
+namespace deeptroupe::gpu {
+
+class GpuExecutor final : public Executor {
+ public:
+  GpuExecutor(Group& group, GpuDevice& device, int rank);
+  ~GpuExecutor() override { join(); }
+
+  void expect_open() override { opened_.get(); }
+  std::shared_ptr<const Program> load(std::span<const std::byte> bytes) override;
+  void allocate(uint32_t arena) override;
+  void read(uint32_t arena, double offset, std::byte* target, size_t bytes) override;
+  void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) override;
+  void take_io(RunRequest& request) const override;
+  Progress progress() override;
+
+ protected:
+  void serve() override;
+
+ private:
+  static constexpr size_t most_flights = 2;
+
+  /// A run that was put on the device.
+  struct Flight {
+    RunRequest request;
+    GpuProgram* program;
+    RunSlot* slot;
+    /// Instructions of all runs before this one.
+    uint64_t before;
+    /// Which of the runs in which ranks meet this one is, from 1; 0: none.
+    uint64_t meeting;
+    /// When, in seconds of CLOCK_MONOTONIC, `anchor_` happened; of a run that is profiled.
+    double anchored = 0;
+  };
+
+  /// Runs `body` on the rank's thread and waits for it.
+  void call(const char* operation, std::function<void()> body);
+
+  void open();
+  void close();
+  bool can_start(const RunRequest& request) const;
+  Pace pace_of(const RunRequest& request, const GpuProgram& program) const;
+  void start(RunRequest request);
+  void put(Flight& flight);
+  void poll();
+  /// Of a run that the device has done. One in which ranks met ends when it has ended well on all of them: one rank's fault is in
+  /// what the others received.
+  bool waits_for_peers(const Flight& flight);
+  void complete(Flight& flight);
+  void end(Flight& flight, RunStatus status, int64_t instruction, const std::string& message);
+  /// Ends all flights after an error of the device.
+  void break_down(Status status);
+  /// What the streams say of how far a flight is.
+  uint32_t reached(const Flight& flight) const;
+  Status drain();
+  std::chrono::nanoseconds patience() const;
+
+  GpuDevice& device_;
+  const bool graphs_, step_;
+  std::promise<void> opening_;
+  std::shared_future<void> opened_;
+  /// Guarded by `mutex_`.
+  std::deque<std::packaged_task<void()>> tasks_;
+  bool accepting_ = true;
+
+  // What follows is the thread's alone.
+  std::unique_ptr<Lane> lane_;
+  std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
+  std::vector<RunSlot> slots_;
+  uint64_t started_ = 0;
+  /// Instructions of all runs that were begun.
+  uint64_t instructions_ = 0;
+  uint64_t meetings_ = 0;
+  std::deque<Flight> flights_;
+  std::chrono::steady_clock::time_point waiting_since_;
+  std::unique_ptr<Staging> staging_;
+  /// Events of a run that is profiled: before it, and around each instruction.
+  Event anchor_;
+  std::vector<Event> around_;
+  /// What this rank's memory holds is not what its programs should have made.
+  bool doubtful_ = false;
+
+  std::atomic<bool> meeting_{false};
+  std::mutex progress_mutex_;
+  Pinned crumb_memory_;
+  /// Null before the thread has opened and after it has ended; then `last_progress_` holds.
+  Crumbs* crumbs_ = nullptr;
+  Progress last_progress_ = 0;
+};
+
+}  // namespace deeptroupe::gpu

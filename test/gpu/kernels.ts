@@ -1,0 +1,175 @@
+// Kernels one by one at the sizes of training: attention over sequence lengths, and what streams memory. FLOP and bytes are those of the op
+// table: each operand read or written once.
+import { byteLength, type TensorType } from '../../kernels/ops/definition.js'
+import { opNamed } from '../../kernels/ops/index.js'
+import { normChunk } from '../../kernels/ops/optimizer.js'
+import type { DeviceName } from '../../native/index.js'
+import { median } from '../bench/row.js'
+import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
+import type { Tell } from './work.js'
+
+export interface KernelsRequest {
+  readonly device: DeviceName
+  /** Divides the sizes. */
+  readonly smaller: number
+}
+
+export interface KernelFinding {
+  readonly kernel: string
+  readonly ms: number
+  readonly flops: number
+  readonly bytes: number
+}
+
+const repetitions = 10
+const bf16 = 'bf16' as const
+const f32 = 'f32' as const
+
+/** FLOP and bytes of an op whose operands have these types. */
+function costOf({ op, attributes }: TimedOp, inputs: readonly (TensorType | null)[]): { flops: number; bytes: number } {
+  const definition = opNamed(op)
+  return definition.cost(inputs, definition.infer(inputs, attributes), attributes)
+}
+
+export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): Promise<void> {
+  /** Times a program and tells of its op number `at`. Returns milliseconds. */
+  const timed = async (
+    kernel: string,
+    program: TimedProgram,
+    types: readonly (TensorType | null)[],
+    at = 0,
+  ): Promise<number> => {
+    const runs = await timeOps(program, { device, repetitions })
+    const ms = median(runs.map((run) => run[at]!)) * 1e3
+    tell({ kernel, ms, ...costOf(program.ops[at]!, types) } satisfies KernelFinding)
+    return ms
+  }
+
+  const tokens = 16384 / smaller
+  for (const size of [64, 128]) {
+    for (let seq = 1024; seq <= tokens; seq *= 2) {
+      const heads = 2048 / size
+      const attributes = { heads, causal: 1, scale: 1 / Math.sqrt(size), dropout: 0, op_id: 0 }
+      const qkv: TensorType = { shape: [tokens / seq, seq, 3 * heads * size], dtype: bf16 }
+      const o: TensorType = { shape: [tokens / seq, seq, heads * size], dtype: bf16 }
+      const lse: TensorType = { shape: [tokens / seq, heads, seq], dtype: f32 }
+      const program: TimedProgram = {
+        tensors: { qkv, do: o },
+        ops: [
+          { op: 'attention', inputs: ['qkv'], outputs: ['o', 'lse'], attributes },
+          { op: 'attention_backward', inputs: ['do', 'qkv', 'o', 'lse'], outputs: ['dqkv'], attributes },
+        ],
+        scalars: { seed: 0, step: 0, sample: 0 },
+      }
+      await timed(`attention, head ${size}, T ${seq}, forward`, program, [qkv])
+      await timed(`attention, head ${size}, T ${seq}, backward`, program, [o, qkv, o, lse], 1)
+    }
+  }
+
+  for (const width of [768, 1600]) {
+    const x: TensorType = { shape: [65536 / smaller, width], dtype: bf16 }
+    const weight: TensorType = { shape: [width], dtype: bf16 }
+    const statistic: TensorType = { shape: [65536 / smaller], dtype: f32 }
+    const program: TimedProgram = {
+      tensors: { x, weight, bias: weight, dy: x, residual: x },
+      ops: [
+        {
+          op: 'layer_norm',
+          inputs: ['x', 'weight', 'bias'],
+          outputs: ['y', 'mean', 'rstd'],
+          attributes: { epsilon: 1e-5 },
+        },
+        {
+          op: 'layer_norm_backward',
+          inputs: ['dy', 'x', 'weight', 'mean', 'rstd', 'residual'],
+          outputs: ['dx', 'dw', 'db'],
+          attributes: {},
+        },
+      ],
+      scalars: {},
+    }
+    await timed(`layer norm of ${width}, forward`, program, [x, weight, weight])
+    await timed(`layer norm of ${width}, backward`, program, [x, x, weight, statistic, statistic, x], 1)
+  }
+
+  const length = Math.round(2 ** 26 / smaller / normChunk) * normChunk
+  const [flat, half]: [TensorType, TensorType] = [
+    { shape: [length], dtype: f32 },
+    { shape: [length], dtype: bf16 },
+  ]
+  const control: TensorType = { shape: [4], dtype: 'f64' }
+  const adam: TimedProgram = {
+    tensors: {
+      p: flat,
+      g: half,
+      m: flat,
+      v: { ...flat, values: [0.5] },
+      control: { ...control, values: [1, 1, 1, 0] },
+      copy: half,
+    },
+    ops: [
+      {
+        op: 'adam',
+        inputs: ['p', 'g', 'm', 'v', 'control', 'copy'],
+        outputs: ['p', 'm', 'v', 'copy'],
+        attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards: 1, ranges: [0, length] },
+      },
+    ],
+    scalars: { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 },
+  }
+  await timed('AdamW with its copy in bf16', adam, [flat, half, flat, flat, control, half])
+  const norm: TimedProgram = {
+    tensors: { g: half },
+    ops: [{ op: 'norm_chunks', inputs: ['g'], outputs: ['sums'], attributes: { length, shards: 1 } }],
+    scalars: {},
+  }
+  await timed('norm of the gradients', norm, [half])
+
+  await classifier(device, 16384 / smaller, tell)
+}
+
+/** The head, its three products by themselves, and what is left for the pass between them. */
+async function classifier(device: DeviceName, rows: number, tell: Tell): Promise<void> {
+  const [features, classes] = [768, 50304]
+  const x: TensorType = { shape: [rows, features], dtype: bf16 }
+  const weight: TensorType = { shape: [classes, features], dtype: bf16 }
+  const logits: TensorType = { shape: [rows, classes], dtype: bf16 }
+  const head = {
+    tensors: {
+      x,
+      weight,
+      targets: { shape: [rows], dtype: 'i32' as const, values: [1, 5, 7, 50000] },
+      dloss: { shape: [1], dtype: f32, values: [1] },
+    },
+    ops: [
+      {
+        op: 'linear_cross_entropy_gradients',
+        inputs: ['x', 'weight', 'targets', 'dloss'],
+        outputs: ['loss', 'dx', 'dw'],
+        attributes: { transposed: 0, scale: 1 / rows, rows, wide: 1 },
+      },
+    ],
+    scalars: {},
+  }
+  const products = {
+    tensors: { x, weight },
+    ops: [
+      { op: 'linear', inputs: ['x', 'weight'], outputs: ['y'], attributes: { transposed: 0 } },
+      { op: 'linear_input_gradient', inputs: ['y', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
+      { op: 'linear_weight_gradient', inputs: ['x', 'y'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
+    ],
+    scalars: {},
+  }
+  const milliseconds = async (program: TimedProgram): Promise<number> =>
+    median((await timeOps(program, { device, repetitions })).map((run) => run.reduce((a, b) => a + b, 0))) * 1e3
+  const [whole, apart] = [await milliseconds(head), await milliseconds(products)]
+  const flops = 6 * rows * features * classes
+  tell({ kernel: 'head with its gradients', ms: whole, flops, bytes: 2 * byteLength(logits) } satisfies KernelFinding)
+  tell({ kernel: 'its three products', ms: apart, flops, bytes: 0 } satisfies KernelFinding)
+  tell({
+    kernel: 'classifier pass',
+    ms: whole - apart,
+    flops: 0,
+    bytes: 2 * byteLength(logits),
+  } satisfies KernelFinding)
+}

@@ -1,0 +1,226 @@
+// Training on the GPU against the CPU and PyTorch's figures, on the small model: losses and norms, bits of repeated runs, checkpoints that
+// cross devices, and with two GPUs the ZeRO stages against each other. A check that fails does not stop the next.
+import { initialize } from '../../actors/engine/engine.js'
+import type { InitializeOptions } from '../../actors/engine/prepare.js'
+import type { DeviceName } from '../../native/index.js'
+import type { DeepSpeedConfig } from '../../runtime/config/index.js'
+import { bf16Bound, bf16Losses, meanDifference } from '../support/figures.js'
+import {
+  type Curve,
+  curve,
+  curveOf,
+  formulaSource,
+  relativeDifference,
+  smallModel,
+  sourceFor,
+  trainConfig,
+  withFolder,
+  withHashedWeights,
+} from '../support/training.js'
+import type { Tell } from './work.js'
+
+export interface TrainingRequest {
+  /** What is checked: `cuda`, or another device to try the checks themselves. */
+  readonly device: DeviceName
+  readonly gpus: 1 | 2
+}
+
+export interface TrainingFinding {
+  readonly check: string
+  readonly ok: boolean
+  /** What was measured, or what went wrong. */
+  readonly got: string
+}
+
+const steps = 20
+const bf16: DeepSpeedConfig = { bf16: { enabled: true } }
+const fp16: DeepSpeedConfig = { fp16: { enabled: true } }
+
+/** The small model with its weights by formula. `micro` of 8 rows; the same on any device. */
+async function small(
+  device: DeviceName,
+  count: number,
+  more: DeepSpeedConfig = {},
+  options: Partial<InitializeOptions> & { readonly micro?: number } = {},
+): Promise<Curve> {
+  const { micro = 8 / (options.ranks ?? 1), ...rest } = options
+  const model = smallModel()
+  const config = trainConfig({ train: 8, micro }, more)
+  const data = formulaSource(1000, 64, 256)
+  return await withHashedWeights(model, (weights) =>
+    curve({ model, weights, data, config, device, shuffle: false, ...rest }, count),
+  )
+}
+
+/** The largest relative difference of losses and norms, in words and whether it is small enough. */
+function near(a: Curve, b: Curve, most: number): Omit<TrainingFinding, 'check'> {
+  const [losses, norms] = [relativeDifference(a.losses, b.losses), relativeDifference(a.norms, b.norms)]
+  const got = `losses ${losses.toExponential(1)}, norms ${norms.toExponential(1)}, at most ${most.toExponential(0)}`
+  return { ok: losses <= most && norms <= 10 * most, got }
+}
+
+function equal(a: Curve, b: Curve): Omit<TrainingFinding, 'check'> {
+  const at = a.losses.findIndex((loss, s) => !Object.is(loss, b.losses[s]) || !Object.is(a.norms[s], b.norms[s]))
+  if (at < 0) return { ok: true, got: `bits of ${a.losses.length} steps` }
+  return {
+    ok: false,
+    got: `step ${at + 1}: ${a.losses[at]} and ${b.losses[at]}, norms ${a.norms[at]} and ${b.norms[at]}`,
+  }
+}
+
+/** Heads of 64 in rows of 128: what runs on tensor cores. */
+const wide = (device: DeviceName, options: Partial<InitializeOptions> = {}) => {
+  const model = smallModel({ hidden: 128, heads: 2, seq: 128, dropout: 0.1 })
+  const config = trainConfig({ train: 8, micro: 8 }, { ...bf16 })
+  return curve({ model, data: sourceFor(model), config, device, ...options }, steps)
+}
+
+type Checks = Readonly<Record<string, () => Promise<Omit<TrainingFinding, 'check'>>>>
+
+const onOne = (gpu: DeviceName): Checks => ({
+  'fp32 against the CPU': async () => near(await small(gpu, steps), await small('cpu', steps), 1e-4),
+  'fp32 with dropout against the CPU': async () => {
+    const run = (device: DeviceName) => {
+      const model = smallModel({ dropout: 0.1 })
+      return curve({ model, data: sourceFor(model), config: trainConfig({ train: 8, micro: 8 }), device }, steps)
+    }
+    return near(await run(gpu), await run('cpu'), 1e-4)
+  },
+  'fp32, four micro-steps against the CPU': async () =>
+    near(await small(gpu, steps, {}, { micro: 2 }), await small('cpu', steps, {}, { micro: 2 }), 1e-4),
+  'bf16 against PyTorch': async () => {
+    const { losses } = await small(gpu, bf16Losses.parameters.length, bf16)
+    const away = meanDifference(losses, bf16Losses.parameters)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'bf16 against the CPU': async () => {
+    const [own, cpu] = [await small(gpu, 50, bf16), await small('cpu', 50, bf16)]
+    const away = meanDifference(own.losses, cpu.losses)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'bf16, heads of 64 with dropout, against the CPU': async () => {
+    const [own, cpu] = [await wide(gpu), await wide('cpu')]
+    const away = meanDifference(own.losses, cpu.losses)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'fp16 with its loss scale against the CPU': async () => {
+    const [own, cpu] = [await small(gpu, 50, fp16), await small('cpu', 50, fp16)]
+    const away = meanDifference(own.losses, cpu.losses)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'fp32 repeated': async () => equal(await small(gpu, steps), await small(gpu, steps)),
+  'bf16 repeated': async () => equal(await small(gpu, steps, bf16), await small(gpu, steps, bf16)),
+  'bf16, heads of 64, repeated': async () => equal(await wide(gpu), await wide(gpu)),
+  'bf16, blocks recomputed': async () => equal(await wide(gpu, { checkpointActivations: true }), await wide(gpu)),
+  'checkpoints cross between CPU and GPU': async () => {
+    const options = (device: DeviceName): InitializeOptions => {
+      const model = smallModel()
+      return { model, data: sourceFor(model), config: trainConfig({ train: 8, micro: 8 }), device }
+    }
+    const whole = await curve(options('cpu'), 9)
+    return await withFolder(async (folder) => {
+      const losses: number[] = []
+      const norms: number[] = []
+      for (const [device, until] of [
+        ['cpu', 3],
+        [gpu, 6],
+        ['cpu', 9],
+      ] as const) {
+        await using engine = await initialize(options(device))
+        if (until > 3) await engine.load(folder)
+        const part = await curveOf(engine, until)
+        losses.push(...part.losses)
+        norms.push(...part.norms)
+        await engine.save(folder)
+      }
+      return near({ losses, norms }, whole, 1e-4)
+    })
+  },
+  'evaluation and logits against the CPU': async () => {
+    const model = smallModel()
+    const run = async (device: DeviceName) => {
+      const data = sourceFor(model)
+      const config = trainConfig({ train: 8, micro: 8 })
+      await using engine = await initialize({ model, data, evalData: sourceFor(model, 19), config, device })
+      const { loss, tokens } = await engine.evaluate()
+      return { loss, tokens, logits: await engine.forward([3, 1, 4, 1, 5, 9, 2, 6]) }
+    }
+    const [own, cpu] = [await run(gpu), await run('cpu')]
+    const logit = own.logits.reduce((most, value, i) => Math.max(most, Math.abs(value - cpu.logits[i]!)), 0)
+    const loss = Math.abs(own.loss / cpu.loss - 1)
+    const ok = loss < 1e-5 && logit < 1e-4 && own.tokens === cpu.tokens
+    return { ok, got: `loss ${loss.toExponential(1)}, logits ${logit.toExponential(1)}, ${own.tokens} tokens` }
+  },
+  'a learning rate that explodes is one error': async () => {
+    const optimizer = { type: 'SGD', params: { lr: 1e38 } }
+    try {
+      await small(gpu, 4, { optimizer, gradient_clipping: 0 })
+      return { ok: false, got: 'no error' }
+    } catch (error) {
+      const { message } = error as Error
+      return { ok: /expected a finite number, got .*; first in the output of/.test(message), got: message }
+    }
+  },
+  'memory is as planned, to the byte': async () => {
+    const model = smallModel()
+    const config = trainConfig({ train: 8, micro: 8 }, bf16)
+    await using engine = await initialize({ model, data: sourceFor(model), config, device: gpu })
+    await engine.train({ steps: 2 })
+    const planned = Object.entries(engine.plan.arenas)
+    const memory = engine.memory(0)
+    const other = planned.find(([arena, bytes]) => memory[arena as keyof typeof memory].peak !== bytes)
+    if (!other) return { ok: true, got: 'all arenas' }
+    return { ok: false, got: `${other[0]}: ${other[1]} planned, ${memory[other[0] as keyof typeof memory].peak}` }
+  },
+})
+
+const stages = [0, 1, 2, 3] as const
+const zero = (stage: number): DeepSpeedConfig => ({
+  zero_optimization: { stage: stage as 0, stage3_param_persistence_threshold: 100 },
+})
+
+const onTwo = (gpu: DeviceName): Checks => ({
+  'two GPUs, fp32 against two ranks of the CPU': async () =>
+    near(await small(gpu, steps, zero(2), { ranks: 2 }), await small('cpu', steps, zero(2), { ranks: 2 }), 1e-4),
+  ...Object.fromEntries(
+    (
+      [
+        ['fp32', {}],
+        ['bf16', bf16],
+      ] as const
+    ).flatMap(([name, more]) =>
+      stages.slice(1).map((stage) => [
+        `two GPUs, ${name}: ZeRO ${stage} and ZeRO 0`,
+        async () => {
+          const run = (chosen: number) => small(gpu, steps, { ...more, ...zero(chosen) }, { ranks: 2 })
+          return equal(await run(stage), await run(0))
+        },
+      ]),
+    ),
+  ),
+  ...Object.fromEntries(
+    stages.slice(1).map((stage) => [
+      `two GPUs, two micro-steps: ZeRO ${stage} and ZeRO 0`,
+      async () => {
+        const run = (chosen: number) => small(gpu, steps, zero(chosen), { ranks: 2, micro: 2 })
+        return near(await run(stage), await run(0), 1e-5)
+      },
+    ]),
+  ),
+  'two GPUs, repeated': async () => {
+    const run = () => small(gpu, steps, { ...bf16, ...zero(3) }, { ranks: 2, micro: 2 })
+    return equal(await run(), await run())
+  },
+})
+
+/** Tells what each check found. */
+export async function checkTraining({ device, gpus }: TrainingRequest, tell: Tell): Promise<void> {
+  const checks = gpus === 2 ? onTwo(device) : onOne(device)
+  for (const [check, body] of Object.entries(checks)) {
+    try {
+      tell({ check, ...(await body()) })
+    } catch (error) {
+      tell({ check, ok: false, got: error instanceof Error ? error.message : String(error) })
+    }
+  }
+}
