@@ -20,7 +20,17 @@ export interface NativeReport {
   readonly io?: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
 }
 
-/** The surface of native/addon/addon.cpp. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
+export interface NativeSchedule {
+  /** [begin, end, collective, wait, record] of each part; numbers of events, -1: none. */
+  readonly parts: Float64Array
+  readonly start: number
+  readonly finish: number
+  /** [offset, bytes] of each range. */
+  readonly ioRead: Float64Array
+  readonly ioWritten: Float64Array
+}
+
+/** The surface of native/addon. Groups, ranks and programs are numbers; arenas are positions in `arenaNames`. */
 export interface Addon {
   isaLevels(): string[]
   opTableHash(): bigint
@@ -44,11 +54,8 @@ export interface Addon {
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
   load(handle: number, program: Uint8Array): number
-  /**
-   * How a GPU would work off a loaded program among several ranks: [begin, end, collective, wait, record] of each part
-   * (native/executor/schedule.h), then the events at start and finish.
-   */
-  schedule(handle: number, program: number): Int32Array
+  /** How a GPU would work off a loaded program among several ranks (native/executor/schedule.h). */
+  schedule(handle: number, program: number): NativeSchedule
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void

@@ -246,7 +246,7 @@ void sum_leading(const Call& call) {
   constexpr int N = per_pack<T>;
   if (chunks > 0 && width % N == 0 && aligned(16, x)) chunk_sums(std::integral_constant<int, N>{});
   else if (chunks > 0) chunk_sums(std::integral_constant<int, 1>{});
-  if (chunks != 1) total<O>(op, call, partial, chunks, width, sum, nullptr, width);
+  if (chunks != 1) total<O>(op, call, partial, chunks, {width, 1, {sum, nullptr, nullptr}});
 }
 
 }  // namespace

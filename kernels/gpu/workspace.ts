@@ -7,6 +7,7 @@ import {
   int,
   ints,
   lastDim,
+  option,
   rowsOf,
   type TensorType,
 } from '../ops/definition.js'
@@ -78,7 +79,8 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
     const width = elements(sum!.shape)
     return width === 0 ? 0 : chunkSums(elements(x!.shape) / width, 256, width)
   },
-  layer_norm_backward: ([dy]) => chunkSums(rowsOf(dy!.shape), 64, 2 * lastDim(dy!.shape)),
+  layer_norm_backward: ([dy], _outputs, attributes) =>
+    chunkSums(rowsOf(dy!.shape), 64, (option(attributes, 'sum') ? 3 : 2) * lastDim(dy!.shape)),
   cross_entropy: (inputs) => rowsOf(inputs[0]!.shape) * 8,
   linear_cross_entropy: head,
   linear_cross_entropy_gradients: head,

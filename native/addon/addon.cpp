@@ -1,20 +1,13 @@
-// The thin surface to JavaScript: integers and typed arrays in, integers and promises out. native/load.ts types it.
-// Everything that one worker opened is kept in its `Worker` and ended by an environment cleanup hook: port first, then
-// threads.
-#include <napi.h>
+// The thin surface to JavaScript: integers and typed arrays in, integers and promises out. native/load.ts types it. Here
+// are the ranks; groups.cpp has the groups.
 #include <sched.h>
 
 #include <cstring>
-#include <map>
-#include <new>
-#include <optional>
 
-#include "../executor/executor.h"
-#include "../executor/group.h"
 #include "../executor/schedule.h"
 #include "gpu.h"
-#include "isa.h"
-#include "port.h"
+#include "groups.h"
+#include "worker.h"
 
 namespace deeptroupe {
 namespace {
@@ -22,116 +15,11 @@ namespace {
 using Napi::CallbackInfo;
 using Napi::Value;
 
-/// A rank that a worker opened.
-struct OpenRank {
-  std::shared_ptr<Group> group;
-  std::shared_ptr<Executor> executor;
-  int rank;
-  std::vector<std::shared_ptr<const Program>> programs;
-};
-
-struct Worker {
-  int port = 0;
-  std::map<int, OpenRank> ranks;
-  int last_rank = 0;
-  /// Groups that this worker made.
-  std::vector<int> groups;
-  std::map<uint64_t, napi_deferred> pending;
-  uint64_t last_pending = 0;
-};
-
-/// Ends what the worker opened. The `Worker` itself lives until the environment is gone, for a message that is under way.
-void end_worker(void* data) {
-  Worker* const worker = static_cast<Worker*>(data);
-  close_port(worker->port);
-  worker->pending.clear();
-  for (auto& [handle, open] : worker->ranks)
-    if (!open.executor->ended())
-      open.group->communicator.abort("rank " + std::to_string(open.rank) + ": its worker ended");
-  for (auto& [handle, open] : worker->ranks) open.executor->join();
-  for (const int id : worker->groups) {
-    try {
-      const std::shared_ptr<Group> group = group_of(id);
-      remove_group(id);
-      group->close();
-    } catch (const UsageError&) {
-      // Closed before.
-    }
-  }
-  worker->ranks.clear();
-}
-
-Worker& worker_of(napi_env env) {
-  void* data = nullptr;
-  napi_get_instance_data(env, &data);
-  return *static_cast<Worker*>(data);
-}
-
-/// Gives C++ errors to JavaScript with a code.
-template <class F>
-auto guarded(Napi::Env env, F&& body) -> decltype(body()) {
-  const auto fail = [&](const char* code, const char* message) {
-    Napi::Error error = Napi::Error::New(env, message);
-    error.Set("code", code);
-    throw error;
-  };
-  try {
-    return body();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const ProgramError& error) {
-    fail("PROGRAM_FORMAT", error.what());
-  } catch (const MemoryError& error) {
-    fail("DEVICE_MEMORY", error.what());
-  } catch (const MissingError& error) {
-    fail("DEVICE_MISSING", error.what());
-  } catch (const std::bad_alloc&) {
-    fail("DEVICE_MEMORY", "device: memory, expected as much as asked for, got less");
-  } catch (const std::exception& error) {
-    fail("DEVICE_USAGE", error.what());
-  }
-  throw std::logic_error("unreachable");
-}
-
 OpenRank& rank_of(const CallbackInfo& info) {
   std::map<int, OpenRank>& ranks = worker_of(info.Env()).ranks;
   const auto found = ranks.find(info[0].As<Napi::Number>().Int32Value());
   if (found == ranks.end()) throw UsageError("device: rank, expected an open one, got a closed one");
   return found->second;
-}
-
-/// A promise, and the number by which a native thread settles it. None in a worker that is being terminated: it runs
-/// native calls until it comes to its next check, but makes no more promises.
-std::optional<std::pair<uint64_t, Napi::Value>> promise(napi_env env) {
-  Worker& worker = worker_of(env);
-  napi_deferred deferred;
-  napi_value value;
-  if (napi_create_promise(env, &deferred, &value) != napi_ok) return std::nullopt;
-  if (worker.pending.empty()) keep_alive(worker.port, env, true);
-  worker.pending[++worker.last_pending] = deferred;
-  return std::pair{worker.last_pending, Napi::Value(env, value)};
-}
-
-void settle(napi_env env, uint64_t id, napi_value value) {
-  Worker& worker = worker_of(env);
-  const auto found = worker.pending.find(id);
-  if (found == worker.pending.end()) return;
-  napi_resolve_deferred(env, found->second, value);
-  worker.pending.erase(found);
-  if (worker.pending.empty()) keep_alive(worker.port, env, false);
-}
-
-/// From a native thread: settles promise `id` on the worker of `port` with what `make` gives there.
-template <class F>
-void settle_later(int port, uint64_t id, F make) {
-  post(port, [id, make = std::move(make)](napi_env env) {
-    try {
-      Napi::HandleScope scope(env);
-      settle(env, id, make(Napi::Env(env)));
-    } catch (const Napi::Error&) {
-      // The worker is being terminated and makes no more objects; nobody waits for the promise.
-    }
-  });
 }
 
 Napi::Value report_object(Napi::Env env, const RunReport& report) {
@@ -155,143 +43,6 @@ Napi::Value report_object(Napi::Env env, const RunReport& report) {
   }
   object.Set("io", io);
   return object;
-}
-
-Value available_isa(const CallbackInfo& info) {
-  Napi::Array names = Napi::Array::New(info.Env());
-  for (const IsaLevel& level : isa_levels())
-    if (level.available) names.Set(names.Length(), level.name);
-  return names;
-}
-
-Value op_table_hash(const CallbackInfo& info) { return Napi::BigInt::New(info.Env(), abi::op_table_hash); }
-
-Value gpu_machine(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const GpuReport report = report_gpus();
-    const auto text = [&](const std::string& value) -> Value {
-      return value.empty() ? info.Env().Null() : Napi::String::New(info.Env(), value);
-    };
-    Napi::Array devices = Napi::Array::New(info.Env());
-    for (const GpuReport::Gpu& gpu : report.gpus) {
-      Napi::Object object = Napi::Object::New(info.Env());
-      object.Set("name", gpu.name);
-      object.Set("memoryBytes", gpu.memory_bytes);
-      object.Set("freeBytes", gpu.free_bytes);
-      object.Set("compute", gpu.compute);
-      object.Set("multiprocessors", gpu.multiprocessors);
-      devices.Set(devices.Length(), object);
-    }
-    Napi::Object object = Napi::Object::New(info.Env());
-    object.Set("devices", devices);
-    object.Set("driver", text(report.driver));
-    object.Set("cublasLt", text(report.cublaslt));
-    object.Set("nccl", text(report.nccl));
-    if (!report.reason.empty()) object.Set("reason", report.reason);
-    return object;
-  });
-}
-
-/// Of (ranks, bytes of each arena as Float64Array, what the device is, io of each rank as Uint8Array[]).
-int add_group_on(const CallbackInfo& info, std::unique_ptr<Device> device) {
-  const uint32_t ranks = info[0].As<Napi::Number>();
-  const auto sizes = info[1].As<Napi::Float64Array>();
-  const auto buffers = info[3].As<Napi::Array>();
-  ArenaBytes bytes;
-  for (uint32_t i = 0; i < abi::arena_count; ++i) bytes[i] = static_cast<size_t>(sizes[i]);
-  std::vector<std::byte*> io;
-  for (uint32_t rank = 0; rank < ranks; ++rank)
-    io.push_back(reinterpret_cast<std::byte*>(buffers.Get(rank).As<Napi::Uint8Array>().Data()));
-  const int id = add_group(std::make_shared<Group>(bytes, io, std::move(device)));
-  worker_of(info.Env()).groups.push_back(id);
-  return id;
-}
-
-/// (ranks, bytes of each arena, instruction set, io of each rank) -> group
-Value create_group(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const KernelTable& kernels = kernels_of(info[2].As<Napi::String>().Utf8Value());
-    return Napi::Number::New(info.Env(), add_group_on(info, make_cpu_device(kernels)));
-  });
-}
-
-/// (ranks, bytes of each arena, options, io of each rank) -> group
-Value create_gpu_group(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const auto given = info[2].As<Napi::Object>();
-    GpuOptions options;
-    options.tf32 = given.Get("tf32").As<Napi::Boolean>();
-    options.gelu_epilogues = given.Get("geluEpilogues").As<Napi::Boolean>();
-    options.choices = given.Get("choices").As<Napi::String>();
-    const int ranks = info[0].As<Napi::Number>();
-    return Napi::Number::New(info.Env(), add_group_on(info, make_gpu_device(ranks, options)));
-  });
-}
-
-/// (group, reason)
-Value abort_group(const CallbackInfo& info) {
-  try {
-    group_of(info[0].As<Napi::Number>().Int32Value())->communicator.abort(info[1].As<Napi::String>().Utf8Value());
-  } catch (const UsageError&) {
-    // A closed group has no runs to end.
-  }
-  return info.Env().Undefined();
-}
-
-/// (group, rank) -> [live, peak] of each arena
-Value group_memory(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
-    const RankMemory& memory = group->memory.at(info[1].As<Napi::Number>().Int32Value());
-    Napi::Float64Array counts = Napi::Float64Array::New(info.Env(), 2 * memory.size());
-    for (size_t i = 0; i < memory.size(); ++i) {
-      counts[2 * i] = static_cast<double>(memory[i].live());
-      counts[2 * i + 1] = static_cast<double>(memory[i].peak());
-    }
-    return counts;
-  });
-}
-
-/// () -> bytes that native arenas have mapped in this process
-Value mapped_bytes(const CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(Arena::mapped_in_all()));
-}
-
-/// (group) -> progress of each rank
-Value group_progress(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const std::vector<Progress> progress = group_of(info[0].As<Napi::Number>().Int32Value())->progress();
-    Napi::Float64Array all = Napi::Float64Array::New(info.Env(), progress.size());
-    std::copy(progress.begin(), progress.end(), all.Data());
-    return all;
-  });
-}
-
-/// (group)
-Value renew_group(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    group_of(info[0].As<Napi::Number>().Int32Value())->renew();
-    return info.Env().Undefined();
-  });
-}
-
-/// (group) -> whether closing it would wait for no thread
-Value group_idle(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    return Napi::Boolean::New(info.Env(), group_of(info[0].As<Napi::Number>().Int32Value())->idle());
-  });
-}
-
-/// (group)
-Value close_group(const CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const int id = info[0].As<Napi::Number>().Int32Value();
-    const std::shared_ptr<Group> group = group_of(id);
-    remove_group(id);
-    group->close();
-    std::erase(worker_of(info.Env()).groups, id);
-    return info.Env().Undefined();
-  });
 }
 
 /// (group, rank, threads) -> { handle, kept }
@@ -356,19 +107,33 @@ const std::shared_ptr<const Program>& program_of(const OpenRank& open, const Val
   return open.programs[index];
 }
 
-/// (handle, program) -> how a GPU would work off the program among others: [begin, end, collective, wait, record] of each
-/// part, then the events at start and finish
+/// (handle, program) -> how a GPU would work off the program among others: `parts` as [begin, end, collective, wait,
+/// record] of each, the events `start` and `finish`, `ioRead` and `ioWritten` as [offset, bytes] of each range
 Value schedule(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const Schedule schedule = schedule_of(*program_of(rank_of(info), info[1]), true);
-    std::vector<int32_t> numbers;
+    const auto array = [&](const std::vector<double>& numbers) {
+      Napi::Float64Array array = Napi::Float64Array::New(info.Env(), numbers.size());
+      std::copy(numbers.begin(), numbers.end(), array.Data());
+      return array;
+    };
+    std::vector<double> parts;
     for (const Part& part : schedule.parts)
-      for (const int number : {int(part.begin), int(part.end), int(part.collective), part.wait, part.record})
-        numbers.push_back(number);
-    for (const int number : {schedule.start, schedule.finish}) numbers.push_back(number);
-    Napi::Int32Array array = Napi::Int32Array::New(info.Env(), numbers.size());
-    std::copy(numbers.begin(), numbers.end(), array.Data());
-    return array;
+      for (const double number : {double(part.begin), double(part.end), double(part.collective), double(part.wait), double(part.record)})
+        parts.push_back(number);
+    const auto ranges = [&](const std::vector<IoRange>& list) {
+      std::vector<double> numbers;
+      for (const IoRange& range : list)
+        for (const uint64_t number : {range.offset, range.bytes}) numbers.push_back(static_cast<double>(number));
+      return array(numbers);
+    };
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("parts", array(parts));
+    object.Set("start", schedule.start);
+    object.Set("finish", schedule.finish);
+    object.Set("ioRead", ranges(schedule.io_read));
+    object.Set("ioWritten", ranges(schedule.io_written));
+    return object;
   });
 }
 
@@ -431,27 +196,11 @@ Value yield_core(const CallbackInfo& info) {
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   static const bool prepared = (prepare_gpu_environment(), true);
   static_cast<void>(prepared);
-  auto* worker = new Worker;
-  napi_set_instance_data(
-      env, worker, [](napi_env, void* data, void*) { delete static_cast<Worker*>(data); }, nullptr);
-  worker->port = open_port(env);
-  // After the port's function, so that this hook runs before Node takes the function away.
-  napi_add_env_cleanup_hook(env, end_worker, worker);
+  open_worker(env);
+  add_group_functions(env, exports);
   const auto add = [&]<Value (*function)(const CallbackInfo&)>(const char* name) {
     exports.Set(name, Napi::Function::New<function>(env, name));
   };
-  add.operator()<available_isa>("isaLevels");
-  add.operator()<op_table_hash>("opTableHash");
-  add.operator()<gpu_machine>("gpuMachine");
-  add.operator()<create_group>("createGroup");
-  add.operator()<create_gpu_group>("createGpuGroup");
-  add.operator()<abort_group>("abortGroup");
-  add.operator()<group_memory>("groupMemory");
-  add.operator()<mapped_bytes>("mappedBytes");
-  add.operator()<group_progress>("groupProgress");
-  add.operator()<renew_group>("renewGroup");
-  add.operator()<group_idle>("groupIdle");
-  add.operator()<close_group>("closeGroup");
   add.operator()<open_rank>("openRank");
   add.operator()<allocate>("allocate");
   add.operator()<read>("read");

@@ -17,33 +17,18 @@ constexpr int toolkit = CUDART_VERSION / 1000;
 constexpr const char* oldest_driver = toolkit >= 13 ? "580" : "525";
 constexpr int least_major = 8;
 
-/// A version from a number such as 130100.
-std::string dotted(size_t number, size_t unit) {
-  const std::string text = std::to_string(number / (unit * unit)) + "." + std::to_string(number / unit % unit);
-  return unit == 100 ? text + "." + std::to_string(number % unit) : text;
+/// The version of a library from its number: 130100 is 13.1.0.
+std::string dotted(size_t number) {
+  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
 }
 
-/// The part of NVML that tells of drivers and memory.
+/// The part of NVML that tells of drivers and memory; opened once, for that takes long.
 class Management {
  public:
-  Management() : library_("NVML", "DEEPTROUPE_NVML", {"libnvidia-ml.so.1"}) {
-    if (!library_) return;
-    try {
-      library_.find(initialize_, "nvmlInit_v2");
-      library_.find(shutdown_, "nvmlShutdown");
-      library_.find(driver_, "nvmlSystemGetDriverVersion");
-      library_.find(handle_, "nvmlDeviceGetHandleByPciBusId_v2");
-      library_.find(memory_, "nvmlDeviceGetMemoryInfo");
-      works_ = initialize_() == 0;
-    } catch (const Error&) {
-      works_ = false;
-    }
+  static const Management& get() {
+    static const Management* const opened = new Management;
+    return *opened;
   }
-  ~Management() {
-    if (works_) shutdown_();
-  }
-  Management(const Management&) = delete;
-  Management& operator=(const Management&) = delete;
 
   std::string driver() const {
     char version[96] = "";
@@ -63,9 +48,21 @@ class Management {
   }
 
  private:
+  Management() : library_("NVML", "DEEPTROUPE_NVML", {"libnvidia-ml.so.1"}) {
+    if (!library_) return;
+    try {
+      library_.find(initialize_, "nvmlInit_v2");
+      library_.find(driver_, "nvmlSystemGetDriverVersion");
+      library_.find(handle_, "nvmlDeviceGetHandleByPciBusId_v2");
+      library_.find(memory_, "nvmlDeviceGetMemoryInfo");
+      works_ = initialize_() == 0;
+    } catch (const Error&) {
+      works_ = false;
+    }
+  }
+
   const Library library_;
   int (*initialize_)() = nullptr;
-  int (*shutdown_)() = nullptr;
   int (*driver_)(char*, unsigned) = nullptr;
   int (*handle_)(const char*, void**) = nullptr;
   int (*memory_)(void*, void*) = nullptr;
@@ -77,7 +74,7 @@ std::string cublaslt_version() {
   if (!library) return {};
   size_t (*version)() = nullptr;
   library.find(version, "cublasLtGetVersion");
-  return dotted(version(), 100);
+  return dotted(version());
 }
 
 std::string driver_reason(const std::string& driver) {
@@ -86,11 +83,11 @@ std::string driver_reason(const std::string& driver) {
   if (cudaDriverGetVersion(&supported) != success || supported == 0) return expected + ", got none";
   if (supported / 1000 >= toolkit) return {};
   return expected + " (CUDA " + std::to_string(toolkit) + "), got " + (driver.empty() ? "one" : driver) + " (CUDA " +
-         dotted(supported / 10, 10) + ")";
+         std::to_string(supported / 1000) + "." + std::to_string(supported % 1000 / 10) + ")";
 }
 
 void find_gpus(GpuReport& report) {
-  const Management management;
+  const Management& management = Management::get();
   report.driver = management.driver();
   report.reason = driver_reason(report.driver);
   if (!report.reason.empty()) return;
@@ -115,7 +112,7 @@ void find_gpus(GpuReport& report) {
     report.reason = "gpu: compute capability, expected at least " + std::to_string(least_major) + ".0, got " +
                     report.gpus[0].compute + " (" + report.gpus[0].name + ")";
   report.cublaslt = cublaslt_version();
-  if (nccl_missing().empty()) report.nccl = dotted(static_cast<size_t>(nccl_version()), 100);
+  if (nccl_missing().empty()) report.nccl = dotted(static_cast<size_t>(nccl_version()));
 }
 
 }  // namespace

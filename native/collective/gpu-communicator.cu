@@ -9,8 +9,8 @@ namespace {
 using namespace std::chrono_literals;
 
 /// How soon an abort is seen, and how often NCCL is asked whether all is well.
-constexpr auto look = 5ms;
-constexpr int looks_per_question = 40;
+constexpr auto interval = 5ms;
+constexpr int intervals_per_question = 40;
 /// A rank's thread that is inside NCCL for longer waits there for a peer.
 constexpr auto patience = 2s;
 
@@ -55,9 +55,9 @@ void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
 
 void GpuCommunicator::watch() {
   std::unique_lock lock(mutex_);
-  for (int looks = 1; !stopping_; ++looks) {
+  for (int passed = 1; !stopping_; ++passed) {
     if (group_.aborted()) return end();
-    if (looks % looks_per_question == 0) {
+    if (passed % intervals_per_question == 0) {
       std::string wrong;
       try {
         wrong = nccl_->async_error();
@@ -67,7 +67,7 @@ void GpuCommunicator::watch() {
       if (!wrong.empty()) group_.abort("rank " + std::to_string(rank_) + ": collective, expected NCCL to be well, got " + wrong);
       continue;
     }
-    wake_.wait_for(lock, look, [&] { return stopping_; });
+    wake_.wait_for(lock, interval, [&] { return stopping_; });
   }
 }
 

@@ -1,5 +1,7 @@
 #include "gpu-device.h"
 
+#include <algorithm>
+
 #include "gpu-executor.h"
 
 namespace deeptroupe::gpu {
@@ -12,6 +14,10 @@ DeviceMemory& GpuDevice::memory(const Group& group, int rank, size_t extra_bytes
   std::unique_ptr<DeviceMemory>& memory = memory_[rank];
   if (!memory) memory = std::make_unique<DeviceMemory>(number(rank), rank, group.bytes, extra_bytes);
   return *memory;
+}
+
+bool GpuDevice::all_met(uint64_t runs) const {
+  return std::ranges::all_of(met_, [&](const std::atomic<uint64_t>& met) { return met.load(std::memory_order_acquire) >= runs; });
 }
 
 void GpuDevice::release(Group& group, int rank) {

@@ -1,6 +1,8 @@
 // A group whose ranks run on GPUs, each on one of its own: which GPU that is, and what outlives a rank's thread.
 #pragma once
 
+#include <atomic>
+
 #include "../addon/gpu.h"
 #include "../collective/nccl.h"
 #include "../memory/device-memory.h"
@@ -9,7 +11,7 @@ namespace deeptroupe::gpu {
 
 class GpuDevice final : public Device {
  public:
-  GpuDevice(int ranks, const GpuOptions& options) : options_(options), memory_(ranks) {}
+  GpuDevice(int ranks, const GpuOptions& options) : options_(options), memory_(ranks), met_(ranks) {}
 
   std::shared_ptr<Executor> open(Group& group, int rank, int threads) override;
   void release(Group& group, int rank) override;
@@ -22,10 +24,16 @@ class GpuDevice final : public Device {
   /// Where rank 0 leaves what all need to meet.
   NcclId& nccl_id() { return nccl_id_; }
 
+  /// Says that the first `runs` runs of a rank in which ranks met have ended well; 0 when it opens.
+  void tell_met(int rank, uint64_t runs) { met_[rank].store(runs, std::memory_order_release); }
+  /// Whether those of every rank have.
+  bool all_met(uint64_t runs) const;
+
  private:
   const GpuOptions options_;
   std::vector<std::unique_ptr<DeviceMemory>> memory_;
   NcclId nccl_id_{};
+  std::vector<std::atomic<uint64_t>> met_;
 };
 
 }  // namespace deeptroupe::gpu

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 
 namespace deeptroupe::gpu {
 namespace {
@@ -14,7 +13,6 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
-constexpr uint32_t all_finite = 0xffffffff;
 
 double seconds_of(Clock::time_point time) { return std::chrono::duration<double>(time.time_since_epoch()).count(); }
 
@@ -26,16 +24,6 @@ bool debugs(const char* what) {
 bool wants_graphs() {
   const char* const value = std::getenv("DEEPTROUPE_GRAPH");
   return !value || std::string(value) != "0";
-}
-
-/// Each range's bytes behind those of the one before it.
-template <class F>
-void each_range(const std::vector<IoRange>& ranges, F&& f) {
-  uint64_t at = 0;
-  for (const IoRange& range : ranges) {
-    f(range, at);
-    at += range.bytes;
-  }
 }
 
 }  // namespace
@@ -106,7 +94,7 @@ void GpuExecutor::read(uint32_t arena, double offset, std::byte* target, size_t 
       return;
     }
   }
-  call("read", [&] { copy_out(source, target, bytes); });
+  call("read", [&] { staging_->copy_out(source, target, bytes); });
 }
 
 void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, size_t bytes) {
@@ -119,16 +107,11 @@ void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
       return;
     }
   }
-  call("write", [&] { copy_in(source, target, bytes); });
+  call("write", [&] { staging_->copy_in(source, target, bytes); });
 }
 
 void GpuExecutor::take_io(RunRequest& request) const {
-  const std::vector<IoRange>& ranges = static_cast<const ScheduledProgram&>(*request.program).schedule.io_read;
-  if (ranges.empty()) return;
-  each_range(ranges, [&](const IoRange& range, uint64_t at) { request.io.resize(at + range.bytes); });
-  each_range(ranges, [&](const IoRange& range, uint64_t at) {
-    std::copy_n(group_.io[rank_] + range.offset, range.bytes, request.io.data() + at);
-  });
+  gpu::take_io(request, static_cast<const ScheduledProgram&>(*request.program).schedule, group_.io[rank_]);
 }
 
 Progress GpuExecutor::progress() {
@@ -183,7 +166,7 @@ void GpuExecutor::serve() {
 void GpuExecutor::open() {
   check(cudaSetDevice(device_.number(rank_)), "cudaSetDevice");
   // A device that failed in an earlier run takes nothing more from this process.
-  if (const Status status = cudaStreamQuery(nullptr); status != success && status != cudaErrorNotReady)
+  if (const Status status = look(cudaStreamQuery(nullptr)); status != success && status != cudaErrorNotReady)
     throw Error("gpu: device " + std::to_string(device_.number(rank_)) + ", expected one that works, got one that failed before (" +
                 cudaGetErrorString(status) + "): only a new process can use it");
   lane_ = std::make_unique<Lane>();
@@ -204,6 +187,7 @@ void GpuExecutor::open() {
   const DeviceMemory& memory = device_.memory(group_, rank_, sizeof(Control));
   lane.control = reinterpret_cast<Control*>(memory.extra());
   group_.memory[rank_][io_arena].adopt(memory.arena(io_arena), group_.bytes[io_arena]);
+  device_.tell_met(rank_, 0);
   const GpuOptions& options = device_.options();
   lane.products = make_products(lane.properties, {options.tf32, options.gelu_epilogues, options.choices});
   lane.group = &group_.communicator;
@@ -213,19 +197,8 @@ void GpuExecutor::open() {
   };
 
   const size_t io_bytes = (group_.bytes[io_arena] + 255) / 256 * 256;
-  for (Slot& slot : slots_) {
-    slot.memory = make_pinned(2 * sizeof(Control) + 2 * io_bytes);
-    std::byte* const at = static_cast<std::byte*>(static_cast<void*>(slot.memory));
-    slot.told = reinterpret_cast<Control*>(at);
-    slot.answered = slot.told + 1;
-    slot.io_read = at + 2 * sizeof(Control);
-    slot.io_written = slot.io_read + io_bytes;
-    slot.done = make_event();
-  }
-  for (size_t i = 0; i < staging_.size(); ++i) {
-    staging_[i] = make_pinned(staging_bytes);
-    staged_[i] = make_event();
-  }
+  for (size_t i = 0; i < most_flights; ++i) slots_.emplace_back(io_bytes);
+  staging_ = std::make_unique<Staging>(lane.copies);
   anchor_ = make_event(cudaEventDefault);
   crumb_memory_ = make_pinned(sizeof(Crumbs));
   lane.crumbs = on_device<Crumbs>(crumb_memory_);
@@ -250,10 +223,9 @@ void GpuExecutor::close() {
   }
   programs_.clear();
   around_.clear();
+  staging_.reset();
   lane_.reset();
-  for (Slot& slot : slots_) slot = {};
-  for (Pinned& memory : staging_) memory = {};
-  for (Event& event : staged_) event = {};
+  slots_.clear();
   anchor_ = {};
   crumb_memory_ = {};
 }
@@ -261,7 +233,9 @@ void GpuExecutor::close() {
 Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) const {
   if (step_) return Pace::step;
   if (program.meets() && program.runs() == 0) return Pace::careful;
-  return graphs_ && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
+  // Where peers may be waiting in a collective, graphs are made at meetings only.
+  const bool may_capture = graphs_ && (program.meets() || !lane_->several());
+  return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
 }
 
 bool GpuExecutor::can_start(const RunRequest& request) const {
@@ -275,7 +249,8 @@ bool GpuExecutor::can_start(const RunRequest& request) const {
 
 void GpuExecutor::start(RunRequest request) {
   GpuProgram& program = *programs_.at(request.program.get());
-  Flight flight{std::move(request), &program, &slots_[started_++ % most_flights], instructions_};
+  RunSlot& slot = slots_[started_++ % most_flights];
+  Flight flight{std::move(request), &program, &slot, instructions_, program.meets() ? ++meetings_ : 0};
   instructions_ += program.program().instructions.size();
   if (group_.communicator.aborted()) return end(flight, RunStatus::aborted, 0, group_.communicator.reason());
   if (flights_.empty()) waiting_since_ = Clock::now();
@@ -290,7 +265,7 @@ void GpuExecutor::start(RunRequest request) {
   }
   meeting_ = false;
   cudaGetLastError();
-  if (const Status status = cudaStreamQuery(lane_->compute); status != success && status != cudaErrorNotReady) {
+  if (const Status status = look(cudaStreamQuery(lane_->compute)); status != success && status != cudaErrorNotReady) {
     flights_.push_back(std::move(flight));
     return break_down(status);
   }
@@ -312,7 +287,6 @@ void GpuExecutor::put(Flight& flight) {
   const RunRequest& request = flight.request;
   const Schedule& schedule = program.program().schedule;
   const Lane& lane = *lane_;
-  Slot& slot = *flight.slot;
   GpuProgram::Options options;
   options.pace = pace_of(request, program);
   options.check = request.check;
@@ -326,32 +300,18 @@ void GpuExecutor::put(Flight& flight) {
   }
 
   std::byte* const mirror = group_.memory[rank_][io_arena].base();
-  slot.told->fault = {};
-  slot.told->non_finite = all_finite;
-  slot.told->before = flight.before;
-  std::ranges::copy(request.scalars, slot.told->scalars);
-  const size_t told = Control::head_bytes + request.scalars.size() * sizeof(double);
-  check(cudaMemcpyAsync(lane.control, slot.told, told, cudaMemcpyHostToDevice, lane.compute), "copy of scalars");
-  each_range(schedule.io_read, [&](const IoRange& range, uint64_t at) {
-    std::copy_n(request.io.data() + at, range.bytes, slot.io_read + at);
-    check(cudaMemcpyAsync(mirror + range.offset, slot.io_read + at, range.bytes, cudaMemcpyHostToDevice, lane.compute),
-          "copy of io");
-  });
+  flight.slot->tell(lane, request, schedule, flight.before, mirror);
   program.enqueue(options);
-  check(cudaMemcpyAsync(slot.answered, lane.control, Control::head_bytes, cudaMemcpyDeviceToHost, lane.compute),
-        "copy of results");
-  each_range(schedule.io_written, [&](const IoRange& range, uint64_t at) {
-    check(cudaMemcpyAsync(slot.io_written + at, mirror + range.offset, range.bytes, cudaMemcpyDeviceToHost, lane.compute),
-          "copy of io");
-  });
-  check(cudaEventRecord(slot.done, lane.compute), "event");
+  flight.slot->ask(lane, schedule, mirror);
 }
 
 void GpuExecutor::poll() {
   while (!flights_.empty()) {
-    const Status status = cudaEventQuery(flights_.front().slot->done);
+    const Status status = flights_.front().slot->status();
     if (status == cudaErrorNotReady) return;
     if (status != success) return break_down(status);
+    meeting_ = waits_for_peers(flights_.front());
+    if (meeting_) return;
     Flight flight = std::move(flights_.front());
     flights_.pop_front();
     waiting_since_ = Clock::now();
@@ -359,16 +319,22 @@ void GpuExecutor::poll() {
   }
 }
 
+bool GpuExecutor::waits_for_peers(const Flight& flight) {
+  if (flight.meeting == 0 || group_.communicator.aborted() || flight.slot->answer().fault.taken) return false;
+  device_.tell_met(rank_, flight.meeting);
+  return !device_.all_met(flight.meeting);
+}
+
 void GpuExecutor::complete(Flight& flight) {
   const ScheduledProgram& program = flight.program->program();
-  const Control& answered = *flight.slot->answered;
+  const Control& answered = flight.slot->answer();
   const int64_t count = static_cast<int64_t>(program.instructions.size());
   // After an abort nobody knows what the collectives of this run brought.
   if (doubtful_ || (flight.program->meets() && group_.communicator.aborted()))
     return end(flight, RunStatus::aborted, count, group_.communicator.reason());
   if (const Fault& fault = answered.fault; fault.taken) {
-    const std::string message = std::string(program.instructions.at(fault.instruction).op->name) +
-                                ": a value, expected 0 to " + std::to_string(fault.limit - 1) + ", got " +
+    const std::string name = fault.instruction < count ? program.instructions[fault.instruction].op->name : "gpu";
+    const std::string message = name + ": a value, expected 0 to " + std::to_string(fault.limit - 1) + ", got " +
                                 std::to_string(fault.value);
     doubtful_ = true;
     group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
@@ -384,10 +350,7 @@ void GpuExecutor::complete(Flight& flight) {
       report.seconds.push_back(flight.anchored + milliseconds / 1e3);
     }
   }
-  each_range(program.schedule.io_written, [&](const IoRange& range, uint64_t at) {
-    const std::byte* const bytes = flight.slot->io_written + at;
-    report.io.push_back({range.offset, {bytes, bytes + range.bytes}});
-  });
+  report.io = flight.slot->io_written(program.schedule);
   flight.request.done(std::move(report));
 }
 
@@ -412,7 +375,7 @@ void GpuExecutor::break_down(Status status) {
     // Where each instruction was waited for, the one that was waited for last.
     const uint32_t first = step_ ? flight->program->instruction() : reached(*flight);
     const std::string message =
-        "gpu: " + culprits(*flight->program, first) + " to end, got " + cudaGetErrorString(status);
+        "gpu: " + flight->program->name_of(first, step_) + " to end, got " + cudaGetErrorString(status);
     group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
     end(*flight, RunStatus::failed, first, message);
     flight->program = nullptr;
@@ -427,16 +390,6 @@ uint32_t GpuExecutor::reached(const Flight& flight) const {
   return static_cast<uint32_t>(done < flight.before ? 0 : std::min(done - flight.before, count));
 }
 
-std::string GpuExecutor::culprits(const GpuProgram& program, uint32_t first) const {
-  const std::vector<ProgramInstruction>& instructions = program.program().instructions;
-  if (first >= instructions.size()) return "the end of a run, expected it";
-  const uint32_t last = step_ ? first : program.last_beside(first);
-  const std::string name = instructions[first].op->name;
-  if (first == last) return "instruction " + std::to_string(first) + " (" + name + "), expected it";
-  return "instructions " + std::to_string(first) + " to " + std::to_string(last) + " (" + name + " to " +
-         instructions[last].op->name + "), expected them";
-}
-
 Status GpuExecutor::drain() {
   const Status computed = cudaStreamSynchronize(lane_->compute);
   const Status collected = cudaStreamSynchronize(lane_->communication);
@@ -447,37 +400,6 @@ Status GpuExecutor::drain() {
 std::chrono::nanoseconds GpuExecutor::patience() const {
   const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - waiting_since_);
   return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, 100us);
-}
-
-void GpuExecutor::copy_out(const std::byte* source, std::byte* target, size_t bytes) {
-  const size_t chunks = (bytes + staging_bytes - 1) / staging_bytes;
-  const auto size = [&](size_t chunk) { return std::min(staging_bytes, bytes - chunk * staging_bytes); };
-  const auto fetch = [&](size_t chunk) {
-    check(cudaMemcpyAsync(staging_[chunk % 2], source + chunk * staging_bytes, size(chunk), cudaMemcpyDeviceToHost,
-                          lane_->copies),
-          "copy out of an arena");
-    check(cudaEventRecord(staged_[chunk % 2], lane_->copies), "event");
-  };
-  if (chunks > 0) fetch(0);
-  for (size_t chunk = 0; chunk < chunks; ++chunk) {
-    if (chunk + 1 < chunks) fetch(chunk + 1);
-    check(cudaEventSynchronize(staged_[chunk % 2]), "copy out of an arena");
-    std::memcpy(target + chunk * staging_bytes, staging_[chunk % 2], size(chunk));
-  }
-}
-
-void GpuExecutor::copy_in(const std::byte* source, std::byte* target, size_t bytes) {
-  const size_t chunks = (bytes + staging_bytes - 1) / staging_bytes;
-  for (size_t chunk = 0; chunk < chunks; ++chunk) {
-    const size_t size = std::min(staging_bytes, bytes - chunk * staging_bytes);
-    if (chunk >= 2) check(cudaEventSynchronize(staged_[chunk % 2]), "copy into an arena");
-    std::memcpy(staging_[chunk % 2], source + chunk * staging_bytes, size);
-    check(cudaMemcpyAsync(target + chunk * staging_bytes, staging_[chunk % 2], size, cudaMemcpyHostToDevice,
-                          lane_->copies),
-          "copy into an arena");
-    check(cudaEventRecord(staged_[chunk % 2], lane_->copies), "event");
-  }
-  check(cudaStreamSynchronize(lane_->copies), "copy into an arena");
 }
 
 }  // namespace deeptroupe::gpu

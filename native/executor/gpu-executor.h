@@ -3,13 +3,14 @@
 // done; it never waits for a run in a way that would keep it from enqueuing the next.
 #pragma once
 
-#include <array>
 #include <future>
 #include <unordered_map>
 
+#include "../memory/staging.h"
 #include "executor.h"
 #include "gpu-device.h"
 #include "gpu-program.h"
+#include "run-slot.h"
 
 namespace deeptroupe::gpu {
 
@@ -31,25 +32,17 @@ class GpuExecutor final : public Executor {
 
  private:
   static constexpr size_t most_flights = 2;
-  static constexpr size_t staging_bytes = size_t{4} << 20;
-
-  /// Pinned memory that a run's numbers pass through on their way to the device and back.
-  struct Slot {
-    Pinned memory;
-    Control* told;
-    std::byte* io_read;
-    Control* answered;
-    std::byte* io_written;
-    Event done;
-  };
 
   /// A run that was put on the device.
   struct Flight {
     RunRequest request;
     GpuProgram* program;
-    Slot* slot;
+    RunSlot* slot;
+    /// Instructions of all runs before this one.
     uint64_t before;
-    /// Of the events around instructions: when on CLOCK_MONOTONIC `anchor_` happened.
+    /// Which of the runs in which ranks meet this one is, from 1; 0: none.
+    uint64_t meeting;
+    /// When, in seconds of CLOCK_MONOTONIC, `anchor_` happened; of a run that is profiled.
     double anchored = 0;
   };
 
@@ -63,17 +56,17 @@ class GpuExecutor final : public Executor {
   void start(RunRequest request);
   void put(Flight& flight);
   void poll();
+  /// Of a run that the device has done. One in which ranks met ends when it has ended well on all of them: one rank's fault is in
+  /// what the others received.
+  bool waits_for_peers(const Flight& flight);
   void complete(Flight& flight);
   void end(Flight& flight, RunStatus status, int64_t instruction, const std::string& message);
   /// Ends all flights after an error of the device.
   void break_down(Status status);
   /// What the streams say of how far a flight is.
   uint32_t reached(const Flight& flight) const;
-  std::string culprits(const GpuProgram& program, uint32_t first) const;
   Status drain();
   std::chrono::nanoseconds patience() const;
-  void copy_out(const std::byte* source, std::byte* target, size_t bytes);
-  void copy_in(const std::byte* source, std::byte* target, size_t bytes);
 
   GpuDevice& device_;
   const bool graphs_, step_;
@@ -86,14 +79,15 @@ class GpuExecutor final : public Executor {
   // What follows is the thread's alone.
   std::unique_ptr<Lane> lane_;
   std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
-  std::array<Slot, most_flights> slots_;
+  std::vector<RunSlot> slots_;
   uint64_t started_ = 0;
   /// Instructions of all runs that were begun.
   uint64_t instructions_ = 0;
+  uint64_t meetings_ = 0;
   std::deque<Flight> flights_;
   std::chrono::steady_clock::time_point waiting_since_;
-  std::array<Pinned, 2> staging_;
-  std::array<Event, 2> staged_;
+  std::unique_ptr<Staging> staging_;
+  /// Events of a run that is profiled: before it, and around each instruction.
   Event anchor_;
   std::vector<Event> around_;
   /// What this rank's memory holds is not what its programs should have made.

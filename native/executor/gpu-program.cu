@@ -131,6 +131,8 @@ void GpuProgram::collective(const Part& part, const Options& options) {
   if (!careful) return;
   settle();
   *lane_.meeting = false;
+  // Nor is what NCCL tried on the way an error that the next launch should find.
+  cudaGetLastError();
   if (lane_.group->aborted()) throw Aborted();
 }
 
@@ -158,12 +160,16 @@ void GpuProgram::settle() {
   if (lane_.several()) check(cudaStreamSynchronize(lane_.communication), "end of a collective");
 }
 
-uint32_t GpuProgram::last_beside(uint32_t instruction) const {
-  for (const Part& part : program_->schedule.parts) {
-    if (instruction < part.begin || instruction >= part.end) continue;
-    return part.collective ? instruction : std::min(instruction + crumb_distance, part.end) - 1;
-  }
-  return instruction;
+std::string GpuProgram::name_of(uint32_t first, bool only) const {
+  if (first >= operations_.size()) return "the end of a run, expected it";
+  uint32_t last = first;
+  for (const Part& part : program_->schedule.parts)
+    if (!only && !part.collective && part.begin <= first && first < part.end)
+      last = std::min(first + crumb_distance, part.end) - 1;
+  const auto name = [&](uint32_t i) { return std::string(program_->instructions[i].op->name); };
+  if (first == last) return "instruction " + std::to_string(first) + " (" + name(first) + "), expected it";
+  return "instructions " + std::to_string(first) + " to " + std::to_string(last) + " (" + name(first) + " to " +
+         name(last) + "), expected them";
 }
 
 void GpuProgram::capture() {

@@ -12,11 +12,12 @@
 namespace deeptroupe::gpu {
 
 inline constexpr uint32_t most_scalars = 4096;
+inline constexpr uint32_t all_finite = 0xffffffff;
 
 /// What a run is told and what it answers, in device memory; only as many scalars are copied as the program has.
 struct Control {
   Fault fault;
-  /// The first instruction with a non-finite output, where checked; else the greatest number.
+  /// The first instruction with a non-finite output, where checked; else `all_finite`.
   uint32_t non_finite;
   uint32_t unused;
   /// Instructions of all runs of this rank before this one.
@@ -81,8 +82,8 @@ class GpuProgram {
   bool captured() const { return captured_; }
   /// Runs that were begun.
   int64_t runs() const { return runs_; }
-  /// The last instruction of those between two crumbs of which `instruction` is the first.
-  uint32_t last_beside(uint32_t instruction) const;
+  /// "instructions 8 to 15 (linear to add), expected them": those between two crumbs of which `first` is the first, or only it.
+  std::string name_of(uint32_t first, bool only) const;
 
   /// Captures the compute segments as graphs. The ranks meet before and after. Throws Aborted, Error.
   void capture();

@@ -35,6 +35,12 @@ using GraphExec = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 /// Memory of the host that the device copies from and to, and whose addresses it knows.
 using Pinned = Owned<void*, cudaFreeHost>;
 
+/// The answer to a question whether something is done. 'Not yet' is no error that the next launch should find.
+inline Status look(Status status) {
+  if (status == cudaErrorNotReady) cudaGetLastError();
+  return status;
+}
+
 /// `priority` 0: the lowest; 1: the highest that the device has.
 inline OwnedStream make_stream(int priority) {
   int lowest = 0, highest = 0;

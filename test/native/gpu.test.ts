@@ -3,12 +3,14 @@
 import { existsSync } from 'node:fs'
 import test from 'ava'
 import * as fc from 'fast-check'
+import { arenaNames } from '../../kernels/abi/program.js'
 import { byteLength } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { addon, createGroup, DeviceError, machine } from '../../native/index.js'
+import type { NativeSchedule } from '../../native/load.js'
 import { arenaSizes, ProgramWriter } from './support.js'
 
-const arenas = arenaSizes({ activations: 1 << 16, io: 64 })
+const arenas = arenaSizes({ activations: 1 << 16, io: 128 })
 const hasDriver = existsSync('/proc/driver/nvidia/version')
 
 test('the report of GPUs names them, or says in one line why there are none', (t) => {
@@ -55,18 +57,22 @@ interface Schedule {
   readonly finish: number
 }
 
-/** The schedule that the native side makes of a program of two ranks. */
-async function scheduleOf(writer: ProgramWriter): Promise<Schedule> {
+/** What the native side makes of a program of two ranks. */
+async function nativeSchedule(writer: ProgramWriter): Promise<NativeSchedule> {
   const group = createGroup({ device: 'cpu', ranks: 2, arenas })
   const native = addon().addon!
   const { handle } = native.openRank(group.token.id, 0, 1)
-  native.allocate(handle, 3)
-  const numbers = [...native.schedule(handle, native.load(handle, writer.encode()))]
+  native.allocate(handle, arenaNames.indexOf('activations'))
+  const schedule = native.schedule(handle, native.load(handle, writer.encode()))
   await native.closeRank(handle, -1)
   await group.close()
-  const [start, finish] = numbers.slice(-2) as [number, number]
-  const parts = Array.from({ length: (numbers.length - 2) / 5 }, (_, i) => {
-    const [begin, end, collective, wait, record] = numbers.slice(5 * i, 5 * i + 5) as [
+  return schedule
+}
+
+async function scheduleOf(writer: ProgramWriter): Promise<Schedule> {
+  const { parts: numbers, start, finish } = await nativeSchedule(writer)
+  const parts = Array.from({ length: numbers.length / 5 }, (_, i) => {
+    const [begin, end, collective, wait, record] = numbers.subarray(5 * i) as unknown as [
       number,
       number,
       number,
@@ -213,5 +219,57 @@ if (addon().addon) {
       { begin: 5, end: 6, collective: false, wait: 1, record: -1 },
     ])
     t.deepEqual([start, finish], [-1, -1])
+  })
+
+  test('a run takes of io what it reads before it writes it, and brings back what it writes', async (t) => {
+    const ioStep = fc.record({
+      a: fc.nat({ max: 15 }),
+      b: fc.nat({ max: 15 }),
+      length: fc.integer({ min: 1, max: 4 }),
+      op: fc.constantFrom('add', 'scale', 'reduce_scatter'),
+    })
+    await fc.assert(
+      fc.asyncProperty(fc.array(ioStep, { minLength: 1, maxLength: 12 }), async (steps) => {
+        const writer = new ProgramWriter(2)
+        const [read, written] = [new Set<number>(), new Set<number>()]
+        const words = (place: number, length: number) => Array.from({ length }, (_, i) => place + i)
+        const reads = (place: number, length: number): void => {
+          for (const word of words(place, length)) if (!written.has(word)) read.add(word)
+        }
+        const tensor = (place: number, length: number): number =>
+          writer.tensors.push({ arena: 'io', byteOffset: 4 * place, dtype: 'f32', shape: [length] }) - 1
+        for (const { op, a, b, length } of steps) {
+          reads(a, length)
+          if (op === 'add') {
+            reads(b, length)
+            writer.add('add', [tensor(a, length), tensor(b, length)], [tensor(b, length)])
+          } else if (op === 'scale') {
+            writer.add('scale', [tensor(a, length)], [tensor(b, length)], { factor: 2 })
+          } else {
+            // Writes this rank's half of what lies there; the other half stays as it was.
+            const even = 2 * Math.ceil(length / 2)
+            reads(a, even)
+            reads(b, even)
+            writer.add('reduce_scatter', [tensor(a, even)], [tensor(b, even)], { ranks: 2, whole: 1 })
+            for (const word of words(b, even)) written.add(word)
+          }
+          for (const word of words(b, length)) written.add(word)
+        }
+        const { ioRead, ioWritten } = await nativeSchedule(writer)
+        const listed = (ranges: Float64Array): number[] =>
+          Array.from({ length: ranges.length / 2 }, (_, i) => words(ranges[2 * i]! / 4, ranges[2 * i + 1]! / 4)).flat()
+        const [taken, brought] = [listed(ioRead), listed(ioWritten)]
+        t.deepEqual(
+          brought,
+          [...written].sort((x, y) => x - y),
+        )
+        t.is(new Set(taken).size, taken.length)
+        t.deepEqual(
+          [...read].filter((word) => !taken.includes(word)),
+          [],
+        )
+      }),
+      { numRuns: 150 },
+    )
   })
 }
