@@ -1,7 +1,6 @@
 // Which calls of attention go to Hopper's warpgroups, and the description of tensors to the copy engine.
 #include "attention-hopper.h"
 
-#include <cstdlib>
 
 #if !defined(__HIP__)
 
@@ -40,8 +39,7 @@ CUtensorMap box_map(const Tensor& tensor) {
 }
 
 bool fits_hopper(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers) {
-  static const bool on = std::getenv("DEEPTROUPE_HOPPER_ATTENTION") != nullptr;
-  return on && call.device->major == 9 && call.device->minor == 0 && !plan.dropout.active && (plan.size == 64 || plan.size == 128) &&
+  return call.device->major == 9 && call.device->minor == 0 && !plan.dropout.active && (plan.size == 64 || plan.size == 128) &&
          fits_mma(call, plan, pointers) && encode_tiled() != nullptr;
 }
 

@@ -30,8 +30,7 @@ struct Place {
 /// [B, T, width] of 16-bit numbers in boxes of 64 columns and 64 positions. Throws Error.
 CUtensorMap box_map(const Tensor& tensor);
 
-/// Whether a call of this plan whose operands lie at `pointers` goes to Hopper's warpgroups. They are off until they are measured: the
-/// environment's DEEPTROUPE_HOPPER_ATTENTION turns them on.
+/// Whether a call of this plan whose operands lie at `pointers` goes to Hopper's warpgroups.
 bool fits_hopper(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers);
 
 /// Calls f with a value of `T` and the head size as a constant, for the pairs that these kernels are compiled for.

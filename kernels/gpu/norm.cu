@@ -107,6 +107,14 @@ struct Part {
   float mean, rstd;
 };
 
+/// N weights from `column` on: ones where there is none.
+template <class T, int N>
+__device__ inline void weights_of(const T* weight, int column, float (&w)[N]) {
+  if (weight) return widen(load_pack<N>(weight + column), w);
+#pragma unroll
+  for (int n = 0; n < N; ++n) w[n] = 1.0f;
+}
+
 /// Waits for the other threads of a group alone.
 __device__ inline void join_group(int group, int threads) {
 #if defined(__HIP__)
@@ -262,6 +270,103 @@ __global__ __launch_bounds__(backward_threads<packs>, packs == 1 ? 2 : 1) void b
   }
 }
 
+/// Warps of a block that takes a row each, and rows that are on their way while one is reduced.
+constexpr int row_warps = 4;
+
+/// The same with a warp for a row: nobody waits for another. The warps of a block take rows warp, warp + row_warps and so on of a chunk.
+template <class T, int packs>
+__global__ __launch_bounds__(row_warps * warp, packs <= 3 ? 3 : 2) void backward_by_warps(const Backward<T> o) {
+  constexpr int N = per_pack<T>;
+  extern __shared__ __align__(16) float shared[];
+  const int lane = threadIdx.x % warp, own = threadIdx.x / warp;
+  const int64_t first = int64_t{blockIdx.x} * chunk_rows;
+  const int count = static_cast<int>(o.rows - first < chunk_rows ? o.rows - first : chunk_rows);
+  const float share = 1.0f / static_cast<float>(o.width);
+  const auto column_of = [&](int p) { return (p * warp + lane) * N; };
+  float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
+  for (int row = own; row < count; row += row_warps) {
+    const int64_t at_row = (first + row) * o.width;
+    Pack<T, N> dy[packs], x[packs], residual[packs];
+#pragma unroll
+    for (int p = 0; p < packs; ++p) {
+      dy[p] = x[p] = residual[p] = Pack<T, N>{};
+      if (column_of(p) >= o.width) continue;
+      dy[p] = load_pack<N>(o.dy + at_row + column_of(p));
+      x[p] = load_pack<N>(o.x + at_row + column_of(p));
+      if (o.residual) residual[p] = load_pack<N>(o.residual + at_row + column_of(p));
+    }
+    const float mean = o.means[first + row], rstd = o.rstds[first + row];
+    float sum_g = 0.0f, sum_gx = 0.0f;
+#pragma unroll
+    for (int p = 0; p < packs; ++p) {
+      if (column_of(p) >= o.width) continue;
+      float g[N], h[N], w[N];
+      widen(dy[p], g);
+      widen(x[p], h);
+      weights_of(o.weight, column_of(p), w);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        h[n] = (h[n] - mean) * rstd;
+        db[p][n] += g[n];
+        dw[p][n] = fmaf(g[n], h[n], dw[p][n]);
+        g[n] *= w[n];
+        sum_g += g[n];
+        sum_gx = fmaf(g[n], h[n], sum_gx);
+      }
+    }
+    if (!o.dx) continue;
+    const float mean_g = warp_sum(sum_g) * share, mean_gx = warp_sum(sum_gx) * share;
+#pragma unroll
+    for (int p = 0; p < packs; ++p) {
+      if (column_of(p) >= o.width) continue;
+      float g[N], h[N], w[N], r[N];
+      widen(dy[p], g);
+      widen(x[p], h);
+      widen(residual[p], r);
+      weights_of(o.weight, column_of(p), w);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        h[n] = (h[n] - mean) * rstd;
+        g[n] = (g[n] * w[n] - fmaf(h[n], mean_gx, mean_g)) * rstd;
+        if (o.residual) g[n] += r[n];
+      }
+      const Pack<T, N> stored = narrow<T>(g);
+      store_pack(o.dx + at_row + column_of(p), stored);
+      if (o.sums < 3) continue;
+      widen(stored, g);
+#pragma unroll
+      for (int n = 0; n < N; ++n) ds[p][n] += g[n];
+    }
+  }
+  if (!o.partial) return;
+
+  // The warps' sums are added in order: each in its turn onto what lies in shared memory.
+  const int64_t sums_width = int64_t{o.sums} * o.width;
+  for (int turn = 0; turn < row_warps; ++turn) {
+    if (turn == own) {
+#pragma unroll
+      for (int p = 0; p < packs; ++p) {
+        if (column_of(p) >= o.width) continue;
+        const auto onto = [&](int which, float (&mine)[N]) {
+          float* const to = shared + which * o.width + column_of(p);
+          if (turn > 0) {
+            float before[N];
+            load_floats(to, before);
+#pragma unroll
+            for (int n = 0; n < N; ++n) mine[n] += before[n];
+          }
+          if (turn + 1 < row_warps) store_floats(to, mine);
+          else store_floats(o.partial + blockIdx.x * sums_width + which * o.width + column_of(p), mine);
+        };
+        onto(0, dw[p]);
+        onto(1, db[p]);
+        if (o.sums == 3) onto(2, ds[p]);
+      }
+    }
+    __syncthreads();
+  }
+}
+
 /// Parameter gradients of rows of any length and alignment: a thread adds one column of a chunk.
 template <class T>
 __global__ __launch_bounds__(row_threads) void parameters_kernel(const Backward<T> o, const int64_t tiles) {
@@ -315,6 +420,15 @@ __global__ __launch_bounds__(row_threads) void input_kernel(const Backward<T> o)
 /// Whole packs of 16 bytes, some of them per thread of a group.
 template <class T>
 void backward_packed(const char* op, const Call& call, const Backward<T>& o, int64_t chunks) {
+  const auto by_warps = [&]<int packs>(std::integral_constant<int, packs>) {
+    const size_t shared = o.partial ? o.sums * sizeof(float) * static_cast<size_t>(o.width) : 0;
+    launch(backward_by_warps<T, packs>, grid_of(op, chunks), row_warps * warp, shared, call.stream, o);
+  };
+  const int64_t row_packs = blocks_of(o.width / per_pack<T>, warp);
+  if (row_packs == 1) return by_warps(std::integral_constant<int, 1>{});
+  if (row_packs == 2) return by_warps(std::integral_constant<int, 2>{});
+  if (row_packs == 3) return by_warps(std::integral_constant<int, 3>{});
+  if (row_packs == 4) return by_warps(std::integral_constant<int, 4>{});
   const auto with_packs = [&]<int packs>(std::integral_constant<int, packs>) {
     const int64_t threads = blocks_of(blocks_of(o.width / per_pack<T>, packs), warp) * warp;
     int groups = 1;

@@ -94,6 +94,10 @@ const found = {
   /** What went wrong beside checks, and what was left out. */
   notes: [] as string[],
 }
+/** What was found so far. */
+const save = (): void => {
+  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(found, null, 1)}\n`)
+}
 const note = (text: string): void => {
   found.notes.push(text)
   print(text)
@@ -161,6 +165,7 @@ async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3): Pro
     geluEpilogues: options.geluEpilogues ?? false,
   } satisfies Omit<SpeedRequest, 'device'>
   await run('speed', request, (finding: SpeedFinding) => found.speed.push(finding))
+  save()
 }
 
 async function peersOf(shape: ShapeName, ranks: number, of: readonly PeerMode[]): Promise<void> {
@@ -168,6 +173,7 @@ async function peersOf(shape: ShapeName, ranks: number, of: readonly PeerMode[])
     const peer = await runPeer(torch!, shape, mode, ranks)
     if (typeof peer === 'string') note(`PyTorch ${mode} on ${shape} x ${ranks}: ${peer}`)
     else found.peers.push(peer)
+    save()
   }
 }
 
@@ -212,7 +218,7 @@ if (wants('kernels')) {
   else found.attentionPeers.push(...peers)
   if (found.ceilings) print(`\n${kernelTable(found.kernels, found.ceilings, found.attentionPeers)}`)
 }
-if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(found, null, 1)}\n`)
+save()
 const failed = found.ops.some(({ wrong }) => wrong.length > 0) || found.training.some(({ ok }) => !ok)
 print(failed ? 'checks: some failed' : 'checks: none failed')
 process.exitCode = failed ? 1 : 0

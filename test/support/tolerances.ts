@@ -320,7 +320,23 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
   clip_control: 'bits',
 }
 
-/** Where the GPU promises less: it adds many chunk sums in a tree. */
+/** A product may be rounded to 16 bits before bias and residual are added, and the first sum before the second. */
+const roundedBefore =
+  (name: 'linear' | 'linear_activation'): Tolerance =>
+  (compared) => {
+    const { half, inputs, outputs } = compared
+    const [pre] = outputs
+    const width = lastDim(pre!.shape)
+    const within = (tolerances[name] as Exclude<Tolerance, 'bits'>)(compared)
+    const residual = name === 'linear' ? inputs[3] : null
+    const early = (i: number): number => 2 * half * (at(pre, i) + at(inputs[2], i % width) + at(residual, i))
+    const has = inputs[2] || residual
+    return within.map((bound, o) => (i: number) => bound(i) + (has ? (o === 0 ? 1 : steepest) * early(i) : 0))
+  }
+
+/** Where the GPU promises less: it adds many chunk sums in a tree, and its products are a library's. */
 export const gpuTolerances: Readonly<Record<string, Tolerance>> = {
+  linear: roundedBefore('linear'),
+  linear_activation: roundedBefore('linear_activation'),
   clip_control: ({ outputs: [control] }) => [(i) => 2 ** -44 * at(control, i)],
 }
