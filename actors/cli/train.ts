@@ -95,8 +95,9 @@ export function addTrain(program: Command): void {
 
 /** Refuses flags that would do nothing, and places that cannot be written, before anything starts. Returns the data's paths. */
 function checkTogether(flags: TrainFlags): readonly string[] {
-  const { data, evalData, evalEvery, save, saveEvery, keep, profile, tokenBytes } = flags
+  const { data, device, evalData, evalEvery, save, saveEvery, keep, profile, tf32, tokenBytes } = flags
   if (!data) throw usage('--data', 'at least one file or folder', 'none')
+  if (tf32 && device !== 'cuda') throw usage('--tf32', '--device cuda with it', device ?? 'no --device')
   if (evalEvery !== undefined && !evalData) throw usage('--eval-every', '--eval-data with it', 'none')
   if (saveEvery !== undefined && save === undefined) throw usage('--save-every', '--save with it', 'none')
   if (keep !== undefined && save === undefined) throw usage('--keep', '--save with it', 'none')

@@ -128,7 +128,17 @@ async function open(
   const handles = Object.entries(programs).map(
     ([name, bytes]) => [name as ProgramName, { handle: device.load(bytes), program: decodeProgram(bytes) }] as const,
   )
-  return { token, rank, device, programs: new Map(handles), slots, batch, optimizer, held: device.kept, nativeSeconds: 0 }
+  return {
+    token,
+    rank,
+    device,
+    programs: new Map(handles),
+    slots,
+    batch,
+    optimizer,
+    held: device.kept,
+    nativeSeconds: 0,
+  }
 }
 
 async function close(token: GroupToken, rank: number, device: RankDevice, held: number | null): Promise<void> {
@@ -187,7 +197,13 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
         await sufferAfter(faults, performance.now() - started, signal)
       }
       const finite = control[2] === 1 && losses.every(Number.isFinite)
-      return { losses, norm: control[0]!, finite, nativeSeconds: state.nativeSeconds, ...(order.profile && { profile }) }
+      return {
+        losses,
+        norm: control[0]!,
+        finite,
+        nativeSeconds: state.nativeSeconds,
+        ...(order.profile && { profile }),
+      }
     },
 
     async diagnose(state, order): Promise<Diagnosis | null> {

@@ -15,11 +15,11 @@
 
 namespace deeptroupe::gpu {
 
-/// What the blocks of keys tell each other; tiles of queries are numbered pair by pair.
+/// What the blocks of 128 keys tell each other; tiles of queries are numbered pair by pair.
 struct Exchange {
   /// -log2(e) * lse and delta of each query, and (-infinity, 0) past the sequence, where they make every gradient 0.
   float2* statistics;
-  /// Sums of dQ so far, as the warps hold them.
+  /// Sums of dQ so far, as the warps hold them; none where one block has all keys.
   float4* sums;
   /// For each tile and warp how many blocks of keys have added to its sum.
   unsigned* added;

@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(Hopper<D>::threads, 1)
       begin_products();
 #pragma unroll
       for (int k = 0; k < KEYS / 16; ++k) {
-        multiply_fragments<T>(sums, p[k], across_rows(shared + H::values_at + v_place.stage * H::tile_bytes + k * 2048, 2 * BOX_BYTES), add || k > 0);
+        const uint32_t values = shared + H::values_at + v_place.stage * H::tile_bytes + k * 2048;
+        multiply_fragments<T>(sums, p[k], across_rows(values, 2 * BOX_BYTES), add || k > 0);
       }
       commit_products();
     };

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernel.h"
-#include "philox.h"
+#include "../abi/random.h"
 
 namespace deeptroupe::gpu {
 
@@ -20,7 +20,7 @@ struct Dropout {
 };
 
 /// The dynamic shared memory of every kernel of attention.
-extern __shared__ __align__(16) unsigned char attention_shared[];
+extern __shared__ __attribute__((aligned(16))) unsigned char attention_shared[];
 
 /// What one call's attributes and shapes come to. Kernels get it by value.
 struct Plan {

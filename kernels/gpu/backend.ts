@@ -2,15 +2,13 @@
 import type { Backend } from '../ops/backend.js'
 import { dtypeBytes, int, lastDim } from '../ops/definition.js'
 import { gpuFusions } from './fusions.js'
-import { gpuWorkspace } from './workspace.js'
-
-/** Sizes of a head for which attention in 16 bits runs on tensor cores (`with_mma_types` of attention-mma.h). */
-const tensorCoreHeads: readonly number[] = [64, 80, 96, 128]
+import { gpuWorkspace, tensorCoreHeads } from './workspace.js'
 
 /** The fused head's rows of logits in so many chunks; each but the first adds onto the weight's gradient once more. */
 export const gpuBackend = (logitChunks = 1): Backend => ({
   fusions: gpuFusions,
   alignment: 256,
+  overlaps: true,
   workspace: (op, inputs, outputs, attributes) => gpuWorkspace[op.name]?.(inputs, outputs, attributes) ?? 0,
   logitRows: (rows) => Math.min(rows, Math.ceil(rows / logitChunks / 128) * 128),
   slowPath: ({ name }, inputs, attributes) => {

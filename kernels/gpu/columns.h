@@ -7,11 +7,18 @@ namespace deeptroupe::gpu {
 
 inline constexpr int total_warps = 32;
 
-/// Adds `chunks` rows of `columns` floats: each of 32 warps an equal run of them in order, then the runs' sums in order. Columns below
-/// `split` go to `first`, the others to `second`; either may be null.
+/// Sums that lie side by side, `width` columns each; null: not wanted.
 template <class O>
-__global__ __launch_bounds__(warp * total_warps) void total_kernel(const float* partial, const int64_t chunks, const int64_t columns,
-                                                                   O* first, O* second, const int64_t split) {
+struct Totals {
+  int64_t width;
+  int count;
+  O* to[3];
+};
+
+/// Adds `chunks` rows of floats: each of 32 warps an equal run of them in order, then the runs' sums in order.
+template <class O>
+__global__ __launch_bounds__(warp * total_warps) void total_kernel(const float* partial, const int64_t chunks, const Totals<O> totals) {
+  const int64_t columns = totals.width * totals.count;
   __shared__ float sums[total_warps][warp];
   const int lane = threadIdx.x % warp, run = threadIdx.x / warp;
   const int64_t column = int64_t{blockIdx.x} * warp + lane, share = (chunks + total_warps - 1) / total_warps;
@@ -25,18 +32,16 @@ __global__ __launch_bounds__(warp * total_warps) void total_kernel(const float* 
   __syncthreads();
   if (run != 0 || column >= columns) return;
   for (int other = 1; other < total_warps; ++other) sum += sums[other][lane];
-  if (column < split) {
-    if (first) first[column] = from_float<O>(sum);
-  } else if (second) {
-    second[column - split] = from_float<O>(sum);
-  }
+  const int64_t which = column / totals.width;
+  O* const to = which == 0 ? totals.to[0] : which == 1 ? totals.to[1] : totals.to[2];
+  if (to) to[column - which * totals.width] = from_float<O>(sum);
 }
 
 template <class O>
-void total(const char* op, const Call& call, const float* partial, int64_t chunks, int64_t columns, O* first, O* second, int64_t split) {
-  if (columns == 0) return;
-  launch(total_kernel<O>, grid_of(op, blocks_of(columns, warp)), warp * total_warps, 0, call.stream, partial, chunks, columns, first, second,
-         split);
+void total(const char* op, const Call& call, const float* partial, int64_t chunks, const Totals<O>& totals) {
+  if (totals.width == 0) return;
+  launch(total_kernel<O>, grid_of(op, blocks_of(totals.width * totals.count, warp)), warp * total_warps, 0, call.stream, partial, chunks,
+         totals);
 }
 
 }  // namespace deeptroupe::gpu

@@ -237,6 +237,7 @@ void sum_leading(const Call& call) {
   if (width == 0) return;
   const int64_t rows = call.in(0).elements() / width, chunks = blocks_of(rows, sum_rows);
   float* partial = reinterpret_cast<float*>(call.workspace);
+  if (chunks > 1) need_workspace(op, call, sizeof(float) * chunks * width);
   const auto chunk_sums = [&]<int N>(std::integral_constant<int, N>) {
     const int64_t tiles = blocks_of(width, warp * N);
     launch(sum_kernel<T, O, N>, grid_of(op, tiles * chunks), warp * sum_warps, 0, call.stream, x, partial, chunks == 1 ? sum : nullptr, rows, width,
@@ -245,7 +246,7 @@ void sum_leading(const Call& call) {
   constexpr int N = per_pack<T>;
   if (chunks > 0 && width % N == 0 && aligned(16, x)) chunk_sums(std::integral_constant<int, N>{});
   else if (chunks > 0) chunk_sums(std::integral_constant<int, 1>{});
-  if (chunks != 1) total<O>(op, call, partial, chunks, width, sum, nullptr, width);
+  if (chunks != 1) total<O>(op, call, partial, chunks, {width, 1, {sum, nullptr, nullptr}});
 }
 
 }  // namespace

@@ -232,6 +232,7 @@ void embedding_backward(const Call& call) {
   if (rows == 0 || width == 0) return;
   if (tokens > INT32_MAX - tile) fail(op, "tokens", "at most 2147479551", std::to_string(tokens));
   const int64_t tiles = blocks_of(tokens, tile), count = tiles * tile;
+  need_workspace(op, call, 2 * sizeof(Key) * count + sizeof(int32_t) * (rows + 1));
   Key* keys = reinterpret_cast<Key*>(call.workspace);
   Key* merged = keys + count;
   int32_t* starts = reinterpret_cast<int32_t*>(merged + count);

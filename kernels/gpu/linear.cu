@@ -89,7 +89,7 @@ void enqueue_derivative_and_sum(const char* op, const Call& call, int64_t kind_n
       else run(std::integral_constant<int, 1>{});
     });
     with_gradient<T>(op, "sum", &sum, [&]<class O>(O) {
-      total<O>(op, call, sums, chunks, width, sum.as<O>(), nullptr, width);
+      total<O>(op, call, sums, chunks, {width, 1, {sum.as<O>(), nullptr, nullptr}});
     });
   });
 }

@@ -92,8 +92,9 @@ struct Backward {
   const float* rstds;
   const T* residual;
   T* dx;
-  /// Per chunk of rows the sums for the weight, then those for the bias; null: not wanted.
+  /// Per chunk of rows the sums for the weight, those for the bias and, with three of them, those of dx; null: not wanted.
   float* partial;
+  int sums;
   int64_t rows;
   int width;
 };
@@ -105,6 +106,16 @@ struct Part {
   Pack<T, N> dy[packs], x[packs];
   float mean, rstd;
 };
+
+/// Waits for the other threads of a group alone.
+__device__ inline void join_group(int group, int threads) {
+#if defined(__HIP__)
+  (void)group, (void)threads;
+  __syncthreads();
+#else
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
+#endif
+}
 
 /// A block takes a chunk of rows, its groups (threadIdx.y) rows group, group + groups and so on; a thread holds `packs` packs of a row
 /// and their sums over rows. While a row is reduced the next is on its way, where there are registers for it.
@@ -140,7 +151,7 @@ __global__ __launch_bounds__(backward_threads<packs>, packs == 1 ? 2 : 1) void b
     for (int n = 0; n < N; ++n) weight[p].at[n] = from_float<T>(1.0f);
     if (o.weight && column_of(p) < o.width) weight[p] = load_pack<N>(o.weight + column_of(p));
   }
-  float dw[packs][N] = {}, db[packs][N] = {};
+  float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
   constexpr bool ahead = packs <= 2;
   Part<T, packs> next;
   if (ahead) read(next, group);
@@ -181,7 +192,7 @@ __global__ __launch_bounds__(backward_threads<packs>, packs == 1 ? 2 : 1) void b
     // Two buffers in turn: whoever writes one again has passed the barrier that all readers of it came before.
     float2* const sums = reduced[step % 2] + group * warps;
     if (thread % warp == 0) sums[thread / warp] = make_float2(sum_g, sum_gx);
-    __syncthreads();
+    join_group(group, blockDim.x);
     sum_g = sums[0].x, sum_gx = sums[0].y;
     for (int w = 1; w < warps; ++w) {
       sum_g += sums[w].x;
@@ -204,40 +215,50 @@ __global__ __launch_bounds__(backward_threads<packs>, packs == 1 ? 2 : 1) void b
         g[n] = (g[n] - fmaf(h[n], mean_gx, mean_g)) * part.rstd;
         if (o.residual) g[n] += r[n];
       }
-      store_pack(o.dx + at_row + column_of(p), narrow<T>(g));
+      const Pack<T, N> stored = narrow<T>(g);
+      store_pack(o.dx + at_row + column_of(p), stored);
+      if (o.sums < 3) continue;
+      widen(stored, g);
+#pragma unroll
+      for (int n = 0; n < N; ++n) ds[p][n] += g[n];
     }
   }
   if (!o.partial) return;
+  const int64_t sums_width = int64_t{o.sums} * o.width;
 
   // The groups' sums are added in order.
   if (group > 0) {
-    float* const to = shared + int64_t{group - 1} * 2 * o.width;
+    float* const to = shared + (group - 1) * sums_width;
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
       if (column_of(p) >= o.width) continue;
       store_floats(to + column_of(p), dw[p]);
       store_floats(to + o.width + column_of(p), db[p]);
+      if (o.sums == 3) store_floats(to + 2 * o.width + column_of(p), ds[p]);
     }
   }
   __syncthreads();
   if (group > 0) return;
-  float* const to = o.partial + int64_t{blockIdx.x} * 2 * o.width;
+  float* const to = o.partial + blockIdx.x * sums_width;
 #pragma unroll
   for (int p = 0; p < packs; ++p) {
     if (column_of(p) >= o.width) continue;
     for (int other = 1; other < groups; ++other) {
-      const float* const from = shared + int64_t{other - 1} * 2 * o.width;
-      float more_dw[N], more_db[N];
-      load_floats(from + column_of(p), more_dw);
-      load_floats(from + o.width + column_of(p), more_db);
+      const float* const from = shared + (other - 1) * sums_width + column_of(p);
+      float more_dw[N], more_db[N], more_ds[N] = {};
+      load_floats(from, more_dw);
+      load_floats(from + o.width, more_db);
+      if (o.sums == 3) load_floats(from + 2 * o.width, more_ds);
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         dw[p][n] += more_dw[n];
         db[p][n] += more_db[n];
+        ds[p][n] += more_ds[n];
       }
     }
     store_floats(to + column_of(p), dw[p]);
     store_floats(to + o.width + column_of(p), db[p]);
+    if (o.sums == 3) store_floats(to + 2 * o.width + column_of(p), ds[p]);
   }
 }
 
@@ -253,8 +274,20 @@ __global__ __launch_bounds__(row_threads) void parameters_kernel(const Backward<
     dw = fmaf(g, (to_float(o.x[row * o.width + column]) - o.means[row]) * o.rstds[row], dw);
     db += g;
   }
-  o.partial[chunk * 2 * o.width + column] = dw;
-  o.partial[chunk * 2 * o.width + o.width + column] = db;
+  float* const to = o.partial + chunk * o.sums * o.width + column;
+  to[0] = dw;
+  to[o.width] = db;
+}
+
+/// The sums of dx for them.
+template <class T>
+__global__ __launch_bounds__(row_threads) void sums_kernel(const Backward<T> o, const int64_t tiles) {
+  const int64_t chunk = blockIdx.x / tiles, column = blockIdx.x % tiles * row_threads + threadIdx.x;
+  if (column >= o.width) return;
+  const int64_t first = chunk * chunk_rows, end = first + chunk_rows < o.rows ? first + chunk_rows : o.rows;
+  float sum = 0.0f;
+  for (int64_t row = first; row < end; ++row) sum += to_float(o.dx[row * o.width + column]);
+  o.partial[(chunk * o.sums + 2) * o.width + column] = sum;
 }
 
 /// dx of rows of any length and alignment: a block streams one.
@@ -286,7 +319,7 @@ void backward_packed(const char* op, const Call& call, const Backward<T>& o, int
     const int64_t threads = blocks_of(blocks_of(o.width / per_pack<T>, packs), warp) * warp;
     int groups = 1;
     while (groups < 8 && (groups + 1) * threads <= backward_threads<packs>) ++groups;
-    const size_t shared = o.partial ? (groups - 1) * 2 * sizeof(float) * static_cast<size_t>(o.width) : 0;
+    const size_t shared = o.partial ? (groups - 1) * o.sums * sizeof(float) * static_cast<size_t>(o.width) : 0;
     launch(backward_kernel<T, packs>, grid_of(op, chunks), dim3(static_cast<unsigned>(threads), groups), shared, call.stream, o);
   };
   if (o.width <= backward_threads<1> * per_pack<T>) with_packs(std::integral_constant<int, 1>{});
@@ -300,6 +333,7 @@ void layer_norm_backward(const Call& call) {
   constexpr const char* op = "layer_norm_backward";
   O* dweight = data_of<O>(op, "dweight", call.outputs[1]);
   O* dbias = data_of<O>(op, "dbias", call.outputs[2]);
+  O* sum = data_of<O>(op, "sum", call.outputs[3]);
   const Tensor& dy = call.in(0);
   if (dy.last() > INT32_MAX - 65536) fail(op, "width", "at most 2147418111", std::to_string(dy.last()));
   const Backward<T> o{data_of<T>(op, "dy", dy),
@@ -309,11 +343,14 @@ void layer_norm_backward(const Call& call) {
                       data_of(op, "rstd", call.in(4)),
                       data_of<T>(op, "residual", call.inputs[5]),
                       data_of<T>(op, "dx", call.outputs[0]),
-                      dweight || dbias ? reinterpret_cast<float*>(call.workspace) : nullptr,
+                      dweight || dbias || sum ? reinterpret_cast<float*>(call.workspace) : nullptr,
+                      sum ? 3 : 2,
                       dy.rows(),
                       static_cast<int>(dy.last())};
   if (o.width == 0) return;
+  if (sum && !o.dx) fail(op, "dx", "an output where its sum is one", "nothing");
   const int64_t chunks = blocks_of(o.rows, chunk_rows);
+  if (o.partial) need_workspace(op, call, sizeof(float) * chunks * o.sums * o.width);
   const bool packed = o.width % per_pack<T> == 0 && o.width <= most_packs<T> * backward_threads<most_packs<T>> * per_pack<T> &&
                       aligned(16, o.dy, o.x, o.weight, o.residual, o.dx);
   if (chunks > 0 && packed) {
@@ -323,8 +360,9 @@ void layer_norm_backward(const Call& call) {
     const int64_t tiles = blocks_of(o.width, row_threads);
     if (o.partial) launch(parameters_kernel<T>, grid_of(op, chunks * tiles), row_threads, 0, call.stream, o, tiles);
     if (o.dx) launch(input_kernel<T>, grid_of(op, o.rows), row_threads, 0, call.stream, o);
+    if (sum) launch(sums_kernel<T>, grid_of(op, chunks * tiles), row_threads, 0, call.stream, o, tiles);
   }
-  if (o.partial) total<O>(op, call, o.partial, chunks, 2 * int64_t{o.width}, dweight, dbias, o.width);
+  if (o.partial) total<O>(op, call, o.partial, chunks, {o.width, o.sums, {dweight, dbias, sum}});
 }
 
 }  // namespace
@@ -335,7 +373,7 @@ void add_norm(KernelTable& table) {
   });
   table.add(abi::Opcode::layer_norm_backward, [](const Call& call) {
     with_float(call.in(0).dtype, [&]<class T>(T) {
-      const Tensor* gradient = call.has_out(1) ? call.outputs[1] : call.outputs[2];
+      const Tensor* gradient = call.has_out(1) ? call.outputs[1] : call.has_out(2) ? call.outputs[2] : call.outputs[3];
       with_gradient<T>("layer_norm_backward", "dweight", gradient, [&]<class O>(O) { layer_norm_backward<T, O>(call); });
     });
   });

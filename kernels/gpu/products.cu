@@ -23,6 +23,9 @@ uint32_t alignment_of(const void* address) {
   return static_cast<uint32_t>(bits & -bits);
 }
 
+/// Multiply-adds that the plain kernel does in well under a millisecond.
+constexpr int64_t most_portable = int64_t{1} << 32;
+
 /// All that decides how a product is computed, beside the values of its operands.
 struct Key {
   int64_t m, n, k, a_stride, b_stride, d_stride;
@@ -52,6 +55,9 @@ struct Key {
     for (size_t i = 0; i < alignments.size(); ++i) alignments[i] = static_cast<uint16_t>(alignment_of(addresses[i]));
   }
   bool operator==(const Key&) const = default;
+
+  /// Where the library rounds a product to 16 bits before it adds bias or base: seen where rows are not whole packs of 16 bytes.
+  bool rounded_twice() const { return result != DType::f32 && (has_bias || has_c) && n % 8 != 0; }
 
   struct Hash {
     size_t operator()(const Key& key) const {
@@ -124,6 +130,7 @@ class CublasProducts final : public Products {
     if (product.m == 0 || product.n == 0) return;
     if (product.k == 0) return portable_->enqueue(product, workspace, workspace_bytes, stream);
     const Key key(product, workspace_bytes);
+    if (key.rounded_twice() && key.m * key.n * key.k <= most_portable) return portable_->enqueue(product, workspace, workspace_bytes, stream);
     Plan& plan = plan_for(key, product);
     if (!plan.algorithm) return portable_->enqueue(product, workspace, workspace_bytes, stream);
     run(plan, *plan.algorithm, product, workspace, key.workspace_bytes, stream);

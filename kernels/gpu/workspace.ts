@@ -7,6 +7,7 @@ import {
   int,
   ints,
   lastDim,
+  option,
   rowsOf,
   type TensorType,
 } from '../ops/definition.js'
@@ -38,6 +39,9 @@ const head: WorkspaceRule = (inputs, outputs, attributes) => {
   return whole(all * 8) + whole(logits) + whole(sums) + productBytes
 }
 
+/** Sizes of a head for which attention in 16 bits runs on tensor cores (`with_mma_types` of attention-mma.h). */
+export const tensorCoreHeads: readonly number[] = [64, 80, 96, 128]
+
 /**
  * What the tensor cores' paths lay out (kernels/gpu/attention-backward.h), in tiles of 64 or 128 queries: for each query its statistics
  * and, where there are several blocks of 128 keys, sums of dq; for each tile a flag for each of at most 8 warps; a counter. The portable
@@ -46,7 +50,7 @@ const head: WorkspaceRule = (inputs, outputs, attributes) => {
 function attentionBackward(qkv: TensorType, heads: number): number {
   const [batch, sequence, width] = qkv.shape as [number, number, number]
   const [pairs, size] = [batch * heads, width / 3 / heads]
-  if (dtypeBytes[qkv.dtype] !== 2 || ![64, 80, 96, 128].includes(size)) return pairs * sequence * 4
+  if (dtypeBytes[qkv.dtype] !== 2 || !tensorCoreHeads.includes(size)) return pairs * sequence * 4
   const [tiles, statistics, flags] = [Math.ceil(sequence / 128), 128 * 8, 2 * 8 * 4]
   return pairs * tiles * (statistics + flags + (sequence > 128 ? 128 * size * 4 : 0)) + 4
 }
@@ -78,7 +82,8 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
     const width = elements(sum!.shape)
     return width === 0 ? 0 : chunkSums(elements(x!.shape) / width, 256, width)
   },
-  layer_norm_backward: ([dy]) => chunkSums(rowsOf(dy!.shape), 64, 2 * lastDim(dy!.shape)),
+  layer_norm_backward: ([dy], _outputs, attributes) =>
+    chunkSums(rowsOf(dy!.shape), 64, (option(attributes, 'sum') ? 3 : 2) * lastDim(dy!.shape)),
   cross_entropy: (inputs) => rowsOf(inputs[0]!.shape) * 8,
   linear_cross_entropy: head,
   linear_cross_entropy_gradients: head,

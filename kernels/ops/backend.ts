@@ -7,6 +7,8 @@ export interface Backend {
   readonly fusions: readonly FusionName[]
   /** Bytes of which every address of a plan is a multiple. */
   readonly alignment: number
+  /** Whether collectives run beside the instructions that come after them. */
+  readonly overlaps: boolean
   /** Bytes of scratch memory that one call of the op works in, beside its operands. */
   workspace(
     op: OpDefinition,

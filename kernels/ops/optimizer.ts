@@ -162,7 +162,8 @@ export const normChunks: OpDefinition = {
 }
 
 /**
- * control from chunk sums: norm = sqrt(sum), the chunks of `ranges` ((first chunk, count) pairs) added one by one in that order;
+ * control from chunk sums: norm = sqrt(sum), the chunks of `ranges` ((first chunk, count) pairs) added one by one in that order (on GPUs as
+ * a tree over that sequence, see kernels/README.md);
  * factor = max_norm / (norm + 1e-6) where that is below 1 and max_norm > 0, else 1. Of gradients that carry a loss scale ([1]), the norm
  * is sqrt(sum) / scale and the factor is divided by it: one multiplication unscales and clips.
  */

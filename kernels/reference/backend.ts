@@ -5,6 +5,7 @@ import { referenceFusions } from './fusions.js'
 export const referenceBackend: Backend = {
   fusions: referenceFusions,
   alignment: 64,
+  overlaps: false,
   workspace: () => 0,
   logitRows: (rows) => rows,
   slowPath: () => null,

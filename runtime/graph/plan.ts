@@ -161,6 +161,7 @@ function planProgram(
     for (const value of node.inputs) if (value) place(value).block.to = Math.max(place(value).block.to, at)
     for (const value of node.outputs) place(value).block.to = Math.max(place(value).block.to, at)
   })
+  if (backend.overlaps) keepBuckets(graph, (value) => place(value).block)
   for (const { value } of graph.outputs) place(value).block.to = graph.nodes.length
 
   // Outputs written over inputs that die there.
@@ -218,6 +219,23 @@ function planProgram(
     addresses.set(value, { arena, byteOffset: byteOffset! + offset })
   }
   return { addresses, workspaces: scratch.workspaces, arenas }
+}
+
+/**
+ * Where a collective runs beside what follows it, its bucket's memory is for others only from the next bucket's collective on: by then it is
+ * done, and nothing waits for it.
+ */
+function keepBuckets(graph: Graph, blockOf: (value: Value) => Block): void {
+  let before: Block[] = []
+  graph.nodes.forEach((node, at) => {
+    if (!('ranks' in opNamed(node.op).attributes)) return
+    const buckets = node.inputs
+      .flatMap((value) => (value ? blockOf(value) : []))
+      .filter(({ arena }) => arena === 'buckets')
+    if (buckets.length === 0) return
+    for (const block of before) block.to = Math.max(block.to, at)
+    before = buckets
+  })
 }
 
 /** All nodes share scratch memory, but collectives, which may run beside the others, have their own behind it. */

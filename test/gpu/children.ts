@@ -8,8 +8,8 @@ const script = fileURLToPath(new URL('./work.js', import.meta.url))
 /** How a piece of work ended: null: in order; else in words. */
 export type Ending = string | null
 
-/** Most seconds of one piece. */
-const patience = 580
+/** Seconds without a finding after which a piece hangs. */
+const patience = 300
 
 /** Runs one piece; `found` sees each finding as it comes. */
 export async function runWork(work: string, request: object, found: (finding: never) => void): Promise<Ending> {
@@ -29,6 +29,7 @@ export async function runWork(work: string, request: object, found: (finding: ne
     })
   })
   for await (const line of createInterface({ input: child.stdout })) {
+    timer.refresh()
     try {
       found(JSON.parse(line) as never)
     } catch {

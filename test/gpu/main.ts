@@ -16,6 +16,13 @@ import type { SpeedFinding, SpeedRequest } from './speed.js'
 import { ceilingsText, kernelTable, machineText, opsTable, profileTable, speedTable, trainingTable } from './tables.js'
 import type { TrainingFinding } from './training.js'
 
+// NVLink multicast stays off, in PyTorch's processes too.
+Object.assign(process.env, {
+  NCCL_NVLS_ENABLE: '0',
+  TORCH_SYMM_MEM_DISABLE_MULTICAST: '1',
+  NVSHMEM_DISABLE_NVLS: '1',
+})
+
 const parts = ['ops', 'train', 'two', 'speed', 'memory', 'profile', 'kernels'] as const
 type Part = (typeof parts)[number]
 

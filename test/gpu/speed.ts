@@ -6,6 +6,7 @@ import { TokenSource } from '../../runtime/data/source.js'
 import { planTotals } from '../../runtime/graph/compile.js'
 import type { StepEvent, TraceSpan } from '../../runtime/observe/index.js'
 import { median } from '../bench/row.js'
+import { sourceFor } from '../support/training.js'
 import { flopsPerToken, modelOf, type Shape, type ShapeName, sequence, shapes, vocabulary } from './models.js'
 import type { Tell } from './work.js'
 
@@ -33,9 +34,13 @@ export interface SpeedFinding {
   /** Part of a step's wall time in which no native code ran. */
   readonly javascript: number
   readonly loss: readonly [first: number, last: number]
-  /** Bytes of a rank: as planned, the most that was reserved, and what its GPU's memory in use grew by (null: not known). */
+  /**
+   * Bytes of a rank: as planned, the most that was reserved, and, by the driver, what a run of a tiny model before left behind (context,
+   * code, libraries) and what this run took beyond that. null: not known.
+   */
   readonly planned: number
   readonly reserved: number
+  readonly context: number | null
   readonly grown: number | null
   readonly profile: readonly ProfileRow[]
 }
@@ -66,11 +71,16 @@ function randomTokens(samples: number): TokenSource {
 }
 
 export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<void> {
-  const { device, shape: name, ranks, stage, free, profile, geluEpilogues } = request
+  const { device, shape: name, ranks, stage, free: inRow, profile, geluEpilogues } = request
   const shape: Shape = shapes[name]
   const { batch } = shape
-  const before = machine().gpu.devices[0]?.freeBytes
-  const steps = warm + timed + free + profiled
+  const free = (): number | null => machine().gpu.devices[0]?.freeBytes ?? null
+  const lost = (from: number | null, to: number | null): number | null =>
+    from === null || to === null ? null : from - to
+  const untouched = free()
+  await warmUp(request)
+  const before = free()
+  const steps = warm + timed + inRow + profiled
   const engine = await initialize({
     model: modelOf(shape),
     data: randomTokens(steps * batch * ranks),
@@ -92,13 +102,13 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     const counted: StepEvent[] = []
     for (let step = warm; step < warm + timed; step++) counted.push((await engine.train({ steps: step + 1 }))!)
     const started = performance.now()
-    await engine.train({ steps: warm + timed + free })
-    const freeMs = free > 0 ? (performance.now() - started) / free : null
-    const after = machine().gpu.devices[0]?.freeBytes
+    await engine.train({ steps: warm + timed + inRow })
+    const freeMs = inRow > 0 ? (performance.now() - started) / inRow : null
+    const after = free()
     const memory = Object.values(engine.memory(0))
     const rows = profile ? await profileOf(engine) : []
-    const inRow = events.slice(warm + timed, warm + timed + free)
-    const shares = (free > 0 ? inRow : counted).map(({ seconds, native_seconds }) => 1 - native_seconds / seconds)
+    const running = inRow > 0 ? events.slice(warm + timed, warm + timed + inRow) : counted
+    const shares = running.map(({ seconds, native_seconds }) => 1 - native_seconds / seconds)
     const seconds = median(counted.map((event) => event.seconds))
     const tokens = batch * ranks * sequence
     tell({
@@ -113,12 +123,22 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       loss: [events[0]!.loss, events.at(-1)!.loss],
       planned: planTotals(engine.plan).total,
       reserved: memory.reduce((sum, { peak }) => sum + peak, 0),
-      grown: before === undefined || after === undefined ? null : before - after,
+      context: lost(untouched, before),
+      grown: lost(before, after),
       profile: rows,
     } satisfies SpeedFinding)
   } finally {
     await engine.close()
   }
+}
+
+/** A run of a tiny model, after which the process has what any run leaves behind. */
+async function warmUp({ device, ranks, geluEpilogues }: SpeedRequest): Promise<void> {
+  const model = modelOf(shapes.tiny, 64, 256)
+  const config = { train_micro_batch_size_per_gpu: 2, bf16: { enabled: true } }
+  const gpu = geluEpilogues ? { gpu: { geluEpilogues } } : {}
+  await using engine = await initialize({ model, data: sourceFor(model, 4 * ranks), device, ranks, config, ...gpu })
+  await engine.train({ steps: 2 })
 }
 
 async function profileOf(engine: Awaited<ReturnType<typeof initialize>>): Promise<ProfileRow[]> {

@@ -83,6 +83,7 @@ export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFi
         gibibytes(own.reserved),
         gibibytes(own.planned),
         gibibytes(own.grown),
+        gibibytes(own.context),
         `${(100 * own.javascript).toFixed(2)} %`,
       ],
       ...beside.map(({ mode, ms, tokensPerSecond, peak }) => [
@@ -96,10 +97,23 @@ export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFi
         '-',
         '-',
         '-',
+        '-',
       ]),
     ]
   })
-  const head = ['training', 'ms', 'ms in a row', 'tokens/s', 'ours x', 'TFLOP/s', 'GiB used', 'planned', 'driver', 'JS']
+  const head = [
+    'training',
+    'ms',
+    'ms in a row',
+    'tokens/s',
+    'ours x',
+    'TFLOP/s',
+    'GiB used',
+    'planned',
+    'driver',
+    'context',
+    'JS',
+  ]
   return table(head, rows)
 }
 

@@ -10,6 +10,9 @@ import { backendOf, type InPlace, SingleOps } from './single-op.js'
 import { type FloatType, type Operand, RandomTensors, runReference, widened } from './tensors.js'
 import { type Bounds, gpuTolerances, tolerances } from './tolerances.js'
 
+/** Whether an output over an input has the bits that it has apart. cublasLt may compute a sum over its base in another way. */
+export const samePlacedBits = (op: string, device: DeviceName): boolean => device !== 'cuda' || op !== 'linear'
+
 export const floats = ['f32', 'bf16', 'f16'] as const satisfies readonly FloatType[]
 
 /** The largest relative error of rounding to the dtype, and half the distance of its smallest numbers. */

@@ -117,7 +117,8 @@ export class Partitioner {
     const shards = sliced.optimizer ? ranks : 1
     const length = layout.length / shards / normChunk
     const [sums] = builder.emit('fill', [], { value: 0, dtype: dtypeNumbers.indexOf('f64'), shape: [length] }, update)
-    for (const unit of layout.units) {
+    // The last gradients to arrive are those of the first units.
+    for (const unit of layout.units.toReversed()) {
       const [chunks] = builder.emit('norm_chunks', [build.gradient(unit)], { length: unit.length, shards }, update)
       build.place(chunks!, sums!, (unit.start / shards / normChunk) * 8)
     }

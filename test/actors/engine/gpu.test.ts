@@ -97,6 +97,32 @@ test('addresses are multiples of 256; collectives have scratch memory that nothi
   }
 })
 
+test('the memory of a bucket on its way is not written before the next one goes', (t) => {
+  for (const stage of [1, 2, 3] as const) {
+    const zero = { stage, reduce_bucket_size: 1, stage3_param_persistence_threshold: 0 }
+    const batch = { train_batch_size: 16, train_micro_batch_size_per_gpu: 8 }
+    const { compilation } = prepared({ ranks: 2 }, { ...batch, zero_optimization: zero })
+    const { tensors, instructions } = compilation.programs.only!.program
+    let onTheWay: { readonly from: number; readonly to: number } | null = null
+    let seen = 0
+    for (const { op, inputs, outputs } of instructions) {
+      const span = (index: number) => {
+        const { byteOffset } = tensors[index]!
+        return { from: byteOffset, to: byteOffset + byteLength(tensors[index]!) }
+      }
+      for (const index of outputs) {
+        if (index === null || tensors[index]!.arena !== 'buckets' || !onTheWay) continue
+        const { from, to } = span(index)
+        t.false(from < onTheWay.to && onTheWay.from < to, `${op} in stage ${stage}`)
+      }
+      if (op !== 'reduce_scatter' || tensors[inputs[0]!]!.arena !== 'buckets') continue
+      onTheWay = span(inputs[0]!)
+      seen += 1
+    }
+    t.true(seen >= 4)
+  }
+})
+
 test('the fingerprint names device, GPU, library and stored products; options that change bits change it', (t) => {
   const hash = (options: Partial<InitializeOptions>) => prepared(options).compilation.programs.only!.hash
   const { environment } = prepared().target

@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import test from 'ava'
+import { machine } from '../../../native/index.js'
 import { listCheckpoints } from '../../../runtime/checkpoint/manifest.js'
 import { writeSafetensors } from '../../../runtime/checkpoint/safetensors.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
@@ -411,6 +412,26 @@ for (const { name, files, args, pattern } of cases) {
     t.deepEqual(filesOf(cwd), before, 'nothing is left behind')
   })
 }
+
+const bare = tiny.slice(0, tiny.indexOf('--threads'))
+const { devices } = machine().gpu
+
+test('the device cuda: settings of the CPU, more ranks than GPUs or none at all are one line each', async (t) => {
+  const { folder: cwd, data } = workshop(t)
+  const cuda = (...args: readonly string[]): Promise<Outcome> =>
+    inFolder(cwd, ['train', ...bare, '--data', data, '--device', 'cuda', '--steps', '1', '--json', ...args])
+  failsWith(t, await cuda('--threads', '2'), /threads, expected none with device cuda, got 2/)
+  failsWith(t, await train(cwd, '--data', data, '--tf32'), /--tf32, expected --device cuda with it, got no --device/)
+  const ranks = String(devices.length + 1)
+  const lacking =
+    devices.length > 0 ? /ranks, expected at most \d+, one for each GPU, got \d+/ : /(gpu|addon): .*, expected .*, got/
+  failsWith(t, await cuda('--ranks', ranks), lacking)
+  const planned = await cuda('--ranks', ranks, '--dry-run')
+  t.is(planned.code, 0, planned.stderr)
+  const [plan] = linesOf(planned)
+  t.like(plan, { type: 'plan', device: 'cuda', logit_chunks: 1 })
+  t.like(plan!['environment'], { device: 'cuda', gpu: devices[0]?.name ?? 'unknown' })
+})
 
 test('a loss that is not finite leaves the parameters as they were: what was saved before it goes on with another rate', async (t) => {
   const { folder: cwd, data, at } = workshop(t)

@@ -1,0 +1,62 @@
+// The suite for GPUs, tried on the CPU: the pieces of work run in their processes and end as tables and JSON.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import test from 'ava'
+import { machine } from '../../native/index.js'
+import { withFolder } from '../support/training.js'
+
+const script = fileURLToPath(new URL('./main.js', import.meta.url))
+
+async function suite(...args: readonly string[]): Promise<{ code: number | null; output: string }> {
+  const child = spawn(process.execPath, [script, '--peers', 'none', ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+  }
+  const [code] = (await once(child, 'close')) as [number | null]
+  return { code, output }
+}
+
+const { best, gpu } = machine()
+
+if (best) {
+  test('a training run is timed, its memory is as planned, its profile holds every phase', async (t) => {
+    await withFolder(async (folder) => {
+      const json = join(folder, 'found.json')
+      const args = ['--device', 'cpu', '--quick', '--only', 'memory,profile', '--models', 'tiny', '--json', json]
+      const { code, output } = await suite(...args)
+      t.is(code, 0, output)
+      const { speed, notes, ceilings } = JSON.parse(readFileSync(json, 'utf8'))
+      t.deepEqual(notes, [])
+      t.true(ceilings.copyTerabytes > 0 && ceilings.heldTeraflops > 0)
+      t.is(speed.length, 1)
+      t.is(speed[0].reserved, speed[0].planned)
+      t.true(speed[0].javascript > 0 && speed[0].javascript < 1)
+      t.deepEqual([...new Set(speed[0].profile.map((row: { phase: string }) => row.phase))].sort(), [
+        'backward',
+        'forward',
+        'update',
+      ])
+      t.regex(output, /linear_cross_entropy_gradients +backward/)
+    })
+  })
+}
+
+if (gpu.devices.length === 0) {
+  test('without a GPU it says why and ends with 1', async (t) => {
+    const { code, output } = await suite('--only', 'ops')
+    t.is(code, 1)
+    t.regex(output, /(gpu|addon): .*, expected .*, got/)
+  })
+}
+
+test('an unknown part is refused with those there are', async (t) => {
+  const { code, output } = await suite('--only', 'nonsense')
+  t.is(code, 1)
+  t.regex(output, /Expected some of ops, train, two, speed, memory, profile, kernels, checks, got nonsense/)
+})
