@@ -374,8 +374,9 @@ void GpuExecutor::break_down(Status status) {
     if (flight != (guilty == flights.end() ? flights.begin() : guilty)) continue;
     // Where each instruction was waited for, the one that was waited for last.
     const uint32_t first = step_ ? flight->program->instruction() : reached(*flight);
-    const std::string message =
-        "gpu: " + flight->program->name_of(first, step_) + " to end, got " + cudaGetErrorString(status);
+    const bool collecting = *const_cast<const volatile uint64_t*>(&crumbs_->meeting) != 0;
+    const std::string message = "gpu: " + flight->program->name_of(first, step_) + " to end, got " +
+                                cudaGetErrorString(status) + (collecting ? " while a collective was under way" : "");
     group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
     end(*flight, RunStatus::failed, first, message);
     flight->program = nullptr;

@@ -21,7 +21,7 @@ const wrong: readonly [args: string, pattern: RegExp][] = [
   ['train --data x --seed x', /^error: --seed, expected an integer/],
   ['train --data x --layers 0', /^error: --layers, expected an integer of at least 1, got 0$/],
   ['train --data x --model bert', /^error: --model, expected gpt2, got bert$/],
-  ['train --data x --device gpu', /^error: --device, expected cpu or reference, got gpu$/],
+  ['train --data x --device gpu', /^error: --device, expected cpu or cuda or reference, got gpu$/],
   ['train --data x --dropout 1', /^error: --dropout, expected a number from 0 to 0.999, got 1$/],
   ['train --data x --token-bytes 3', /^error: --token-bytes, expected 2 or 4, got 3$/],
   ['train --data x --token-bytes 4', /^error: --token-bytes, expected a .bin file in --data, got x$/],
