@@ -101,6 +101,13 @@ function noticesOf(engine: Engine, flags: RunFlags): string[] {
   ]
 }
 
+/** Refuses at once what would be refused after the last step. */
+function expectGathering({ prepared: { config } }: Engine, { save16bit }: RunFlags): void {
+  const { stage, gather16bitWeightsOnModelSave: gathers } = config.zero
+  if (save16bit === undefined || stage < 3 || gathers) return
+  throw usage('--save-16bit', '"stage3_gather_16bit_weights_on_model_save": true under ZeRO stage 3', 'false')
+}
+
 /** `deeptroupe train`. */
 export async function train(flags: RunFlags): Promise<void> {
   const { options, notices } = await trainOptions(flags)
@@ -114,6 +121,7 @@ export async function train(flags: RunFlags): Promise<void> {
   try {
     const engine = await initialize(options)
     try {
+      expectGathering(engine, flags)
       const screen = new Screen(engine, flags.steps)
       const show = (event: TrainEvent): void => {
         if (flags.json) process.stdout.write(eventLine(event))
@@ -132,6 +140,7 @@ export async function train(flags: RunFlags): Promise<void> {
       screen.end()
       const { save } = flags
       if (save !== undefined && (await engine.saved()) !== join(save, tagOf(engine.step))) await engine.save(save)
+      if (flags.save16bit !== undefined) await engine.save16bitModel(flags.save16bit)
       if (!flags.json && losses.length > 1) process.stderr.write(`${lossChart(losses)}\n`)
     } finally {
       await engine.close()

@@ -20,6 +20,7 @@ export interface TrainFlags extends ModelFlags {
   readonly save?: string
   readonly saveEvery?: number
   readonly keep?: number
+  readonly save16bit?: string
   readonly resume?: string
   readonly evalData?: readonly string[]
   readonly evalEvery?: number
@@ -58,6 +59,10 @@ export function addTrain(program: Command): void {
     .option('--save <folder>', 'write checkpoints there, at least one at the end')
     .addOption(option('--save-every <n>', 'steps between checkpoints', integer(1)))
     .addOption(option('--keep <n>', 'how many of the newest checkpoints stay (all)', integer(1)))
+    .option(
+      '--save-16bit <folder>',
+      'at the end, write the weights there in the dtype of the run, as a Hugging Face folder',
+    )
     .option('--resume <folder>', 'go on from a checkpoint, or from the newest in a folder of them')
     .option('--eval-data <path...>', 'data for evaluations')
     .addOption(option('--eval-every <n>', 'steps between evaluations (one at the end)', integer(1)))
@@ -81,7 +86,7 @@ export function addTrain(program: Command): void {
 
 /** Refuses flags that would do nothing, and places that cannot be written, before anything starts. Returns the data's paths. */
 function checkTogether(flags: TrainFlags): readonly string[] {
-  const { data, evalData, evalEvery, save, saveEvery, keep, profile, tokenBytes } = flags
+  const { data, evalData, evalEvery, save, saveEvery, save16bit, keep, profile, tokenBytes } = flags
   if (!data) throw usage('--data', 'at least one file or folder', 'none')
   if (evalEvery !== undefined && !evalData) throw usage('--eval-every', '--eval-data with it', 'none')
   if (saveEvery !== undefined && save === undefined) throw usage('--save-every', '--save with it', 'none')
@@ -89,6 +94,7 @@ function checkTogether(flags: TrainFlags): readonly string[] {
   const streams = [...data, ...(evalData ?? [])].some((path) => path.endsWith('.bin'))
   if (tokenBytes !== undefined && !streams) throw usage('--token-bytes', 'a .bin file in --data', data.join(', '))
   if (save !== undefined) expectFolder('--save', save)
+  if (save16bit !== undefined) expectFolder('--save-16bit', save16bit)
   if (profile !== undefined) {
     if (existsSync(profile) && statSync(profile).isDirectory())
       throw usage('--profile', 'a file', `the folder ${profile}`)

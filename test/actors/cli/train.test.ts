@@ -272,6 +272,30 @@ test('--steps 0 --save writes the initial model, --init starts from it', async (
   t.deepEqual(curve(linesOf(outcome)), curve(straight.lines))
 })
 
+test('--save-16bit writes the weights in the dtype of the run at the end; ZeRO 3 must be told to gather', async (t) => {
+  const { data, at } = workshop(t)
+  const config = (gather: boolean): string => {
+    const zero = { stage: 3, stage3_gather_16bit_weights_on_model_save: gather }
+    writeFileSync(
+      at('ds.json'),
+      JSON.stringify({ train_batch_size: 8, bf16: { enabled: true }, zero_optimization: zero }),
+    )
+    return at('ds.json')
+  }
+  const args = ['--ranks', '2', '--steps', '2', '--save-16bit', at('weights')]
+  const { lines } = await train(data, ...args, '--config', config(true), '--json')
+  t.regex(String(lines.at(-1)!['message']), /^weights of step 2 in .*weights, /)
+  const file = new SafetensorsFile(at('weights', 'model.safetensors'))
+  t.true([...file.tensors.values()].every(({ dtype }) => dtype === 'BF16'))
+  file.close()
+  const refused = await run('train', ...tiny, '--data', data, ...args, '--config', config(false))
+  t.is(refused.code, 1)
+  t.regex(
+    refused.stderr,
+    /^error: --save-16bit, expected "stage3_gather_16bit_weights_on_model_save": true under ZeRO stage 3, got false\n$/,
+  )
+})
+
 test('data: a folder, token streams of two and four bytes, rows of input_ids give the same tokens to the same samples', async (t) => {
   const { data, at } = workshop(t, 16 * 40 + 1)
   const bytes = Array.from({ length: 16 * 40 + 1 }, (_, i) => (i * i) % 251)
