@@ -1,5 +1,6 @@
 // Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
 import { availableParallelism } from 'node:os'
+import { depthBlock } from '../../kernels/cpu/blocks.js'
 import { cpuFusions } from '../../kernels/cpu/fusions.js'
 import { referenceFusions } from '../../kernels/reference/fusions.js'
 import { type DeviceName, machine } from '../../native/index.js'
@@ -189,7 +190,7 @@ export function prepare(options: InitializeOptions): Prepared {
           lossScaling: config.precision.dtype === 'f16',
         },
       }),
-      environment: { device, ...(isa && { isa }) },
+      environment: { device, ...(isa && { isa, depth_block: String(depthBlock) }) },
       debug: (what, text) => {
         if (debug.has(what)) process.stderr.write(text())
       },
