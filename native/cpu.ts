@@ -83,8 +83,8 @@ export function abortCpuGroup(token: GroupToken, reason: string): void {
 }
 
 /** Opens one rank: its coordinator thread and its pool start here. */
-export function openCpuRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
-  const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads))
+export function openCpuRank(token: GroupToken, { rank, threads, cores = [] }: RankOptions): RankDevice {
+  const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads, Int32Array.from(cores)))
   return new CpuRank(token, rank, threads, handle, kept < 0 ? null : kept)
 }
 

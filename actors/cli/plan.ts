@@ -25,7 +25,7 @@ function bytesByDType({ fixed }: MemoryPlan): Partial<Record<ArenaName, Record<s
 
 /** `--dry-run --json`: all sizes in bytes, for each rank. */
 export function planReport(prepared: Prepared) {
-  const { compilation, config, device, isa, options, ranks, sequence, threads } = prepared
+  const { compilation, config, cores, device, isa, options, ranks, sequence, threads } = prepared
   const { arenas, total } = planTotals(compilation.plan)
   return {
     type: 'plan',
@@ -34,6 +34,7 @@ export function planReport(prepared: Prepared) {
     isa,
     ranks,
     threads,
+    cores,
     stage: config.zero.stage,
     batch: config.batch,
     sequence,
@@ -84,6 +85,7 @@ export function planText(prepared: Prepared): string {
     `${formatCount(report.parameters)} parameters on ${report.ranks} ranks x ${report.threads} threads (${report.device}${report.isa ? `, ${report.isa}` : ''}), ZeRO stage ${report.stage}`,
     `batch ${batch.train} = ${batch.micro} rows x ${batch.accumulation} micro-steps x ${batch.world} ranks, ${report.sequence} tokens a row`,
     `weights and activations in ${weights}, gradients made and sent in ${gradients}, added up in ${accumulation}`,
+    ...(report.cores ? [`CPUs of ranks: ${report.cores.map((own) => own.join(' ')).join(' | ')}`] : []),
     ...(again ? [`recomputed in the backward: ${again}`] : []),
     'bytes of one rank:',
     ...arenaNames.map((name) => row(name, report.bytes_per_rank[name], meaning[name] + dtypes(name))),

@@ -41,6 +41,7 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       config: flags.config,
       ranks: flags.ranks,
       threads: flags.threads,
+      bindCoresToRank: flags.bind_cores_to_rank,
       device: flags.device,
       seed: flags.seed,
       checkpointActivations: flags.checkpointActivations,

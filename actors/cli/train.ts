@@ -11,6 +11,7 @@ export interface TrainFlags extends ModelFlags {
   readonly config?: string
   readonly ranks?: number
   readonly threads?: number
+  readonly bind_cores_to_rank?: boolean
   readonly steps: number
   readonly seed?: number
   readonly device?: DeviceName
@@ -49,6 +50,7 @@ export function addTrain(program: Command): void {
     .option('--config <file>', 'DeepSpeed configuration (JSON)')
     .addOption(option('--ranks <n>', 'rank actors, each on a worker thread (1)', integer(1)))
     .addOption(option('--threads <n>', 'native threads of each rank (the cores shared out)', integer(1)))
+    .option('--bind_cores_to_rank', 'keep every native thread of every rank on a CPU of its own')
     .addOption(option('--steps <n>', 'optimizer steps in all, resumed ones included', integer(0), 100))
     .addOption(option('--seed <n>', 'seed of weights, dropout and the order of samples (1234)', integer(0)))
     .addOption(option('--device <name>', 'cpu or reference', oneOf('cpu', 'reference')))

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { depthBlock } from '../../kernels/cpu/blocks.js'
 import { cpuFusions } from '../../kernels/cpu/fusions.js'
 import { referenceFusions } from '../../kernels/reference/fusions.js'
-import { type DeviceName, machine } from '../../native/index.js'
+import { allowedCores, coresOfRanks, type DeviceName, machine } from '../../native/index.js'
 import {
   type ConfigSource,
   type DeepSpeedConfig,
@@ -56,6 +56,8 @@ export interface InitializeOptions {
   readonly ranks?: number
   /** Native threads of each rank; default: the cores shared out. */
   readonly threads?: number
+  /** DeepSpeed's `--bind_cores_to_rank`: every native thread of every rank stays on a CPU of its own; default false. */
+  readonly bindCoresToRank?: boolean
   readonly device?: DeviceName
   /** Instruction set of the CPU kernels; default: the best there is. */
   readonly isa?: string
@@ -88,6 +90,8 @@ export interface Prepared {
   readonly isa: string | null
   readonly ranks: number
   readonly threads: number
+  /** The CPU of each thread of each rank; null: not bound. */
+  readonly cores: readonly (readonly number[])[] | null
   readonly sequence: number
   readonly seed: number
   readonly groups: readonly ResolvedGroup[]
@@ -125,6 +129,20 @@ function expectCount(name: string, value: number, least: number): void {
   })
 }
 
+/** A CPU for each thread. Throws {@link EngineError} where there are too few, or no such threads. */
+function boundCores(device: DeviceName, ranks: number, threads: number): number[][] {
+  const refuse = (expected: string, got: string): never => {
+    throw new EngineError('ENGINE_USAGE', `initialize: bindCoresToRank, expected ${expected}, got ${got}`)
+  }
+  if (device !== 'cpu') return refuse('the cpu device, whose ranks have native threads', device)
+  const allowed = allowedCores()
+  const threadsInAll = `${ranks} ranks of ${threads} threads`
+  return (
+    coresOfRanks(allowed, ranks, threads) ??
+    refuse(`at most ${allowed.length} threads in all, one for each CPU that this process may use`, threadsInAll)
+  )
+}
+
 /**
  * Resolves, traces, compiles and plans. Throws ConfigError, ModelError, GraphError or {@link EngineError}, each naming what is wrong.
  */
@@ -142,6 +160,7 @@ export function prepare(options: InitializeOptions): Prepared {
   const isa = device === 'cpu' ? (options.isa ?? best) : null
   const threads = options.threads ?? (device === 'cpu' ? Math.max(1, Math.floor(availableParallelism() / ranks)) : 1)
   expectCount('threads', threads, 1)
+  const cores = options.bindCoresToRank ? boundCores(device, ranks, threads) : null
   if (options.memoryLimit !== undefined) expectCount('memoryLimit', options.memoryLimit, 1)
   const chaos = options.chaos === undefined ? [] : parseChaos(options.chaos, ranks, seed)
   const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
@@ -218,6 +237,7 @@ export function prepare(options: InitializeOptions): Prepared {
     isa,
     ranks,
     threads,
+    cores,
     sequence,
     seed,
     groups,

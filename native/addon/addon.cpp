@@ -8,6 +8,7 @@
 #include <new>
 #include <optional>
 
+#include "../executor/affinity.h"
 #include "../executor/executor.h"
 #include "../executor/group.h"
 #include "isa.h"
@@ -234,13 +235,17 @@ Value close_group(const CallbackInfo& info) {
   });
 }
 
-/// (group, rank, threads) -> { handle, kept }
+/// (group, rank, threads, CPU of each thread as Int32Array or none) -> { handle, kept }
 Value open_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     Worker& worker = worker_of(info.Env());
     const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
     const int rank = info[1].As<Napi::Number>().Int32Value();
-    worker.ranks[++worker.last_rank] = {group, group->open(rank, info[2].As<Napi::Number>().Int32Value()), rank, {}};
+    const auto cores = info[3].As<Napi::Int32Array>();
+    std::vector<int> own(cores.Data(), cores.Data() + cores.ElementLength());
+    expect_allowed(own);
+    const int threads = info[2].As<Napi::Number>().Int32Value();
+    worker.ranks[++worker.last_rank] = {group, group->open(rank, threads, std::move(own)), rank, {}};
     Napi::Object opened = Napi::Object::New(info.Env());
     opened.Set("handle", worker.last_rank);
     opened.Set("kept", static_cast<double>(group->take_kept(rank)));

@@ -3,6 +3,9 @@
 
 #include <chrono>
 #include <cstring>
+#include <utility>
+
+#include "affinity.h"
 
 namespace deeptroupe {
 namespace {
@@ -37,8 +40,11 @@ bool non_finite(const Tensor& tensor) {
 
 }  // namespace
 
-Executor::Executor(Group& group, int rank, int threads)
-    : group_(group), rank_(rank), pool_(threads), thread_([this] { loop(); }) {}
+Executor::Executor(Group& group, int rank, int threads, std::vector<int> cores)
+    : group_(group), rank_(rank), cores_(std::move(cores)), pool_(threads, cores_), thread_([this] {
+        stay_on(cores_, 0);
+        loop();
+      }) {}
 
 Executor::~Executor() { join(); }
 

@@ -42,7 +42,8 @@ struct RunRequest {
 class Executor {
  public:
   /// The group outlives its executors: it joins them before it goes.
-  Executor(Group& group, int rank, int threads);
+  /// Thread t of the pool, 0 being the coordinator, stays on CPU cores[t], where there is one.
+  Executor(Group& group, int rank, int threads, std::vector<int> cores);
   ~Executor();
 
   void enqueue(RunRequest request);
@@ -60,6 +61,7 @@ class Executor {
 
   Group& group_;
   const int rank_;
+  const std::vector<int> cores_;
   ThreadPool pool_;
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -22,7 +22,7 @@ Groups& groups() {
 
 }  // namespace
 
-std::shared_ptr<Executor> Group::open(int rank, int threads) {
+std::shared_ptr<Executor> Group::open(int rank, int threads, std::vector<int> cores) {
   std::lock_guard lock(mutex_);
   if (closed_) throw UsageError("rank: group, expected an open one, got a closed one");
   if (rank < 0 || rank >= communicator.ranks())
@@ -30,7 +30,7 @@ std::shared_ptr<Executor> Group::open(int rank, int threads) {
         std::to_string(communicator.ranks() - 1) + ", got " + std::to_string(rank));
   if (executors_[rank])
     throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
-  return executors_[rank] = std::make_shared<Executor>(*this, rank, threads);
+  return executors_[rank] = std::make_shared<Executor>(*this, rank, threads, std::move(cores));
 }
 
 void Group::keep(int rank, int64_t what) {

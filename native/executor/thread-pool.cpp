@@ -5,15 +5,20 @@
 #include <utility>
 
 #include "../memory/futex.h"
+#include "affinity.h"
 
 namespace deeptroupe {
 namespace {
 constexpr uint32_t open_bit = 1, end_bit = 2, job_unit = 4;
 }
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, std::span<const int> cores) {
   try {
-    for (int thread = 1; thread < threads; ++thread) helpers_.emplace_back([this, thread] { help(thread); });
+    for (int thread = 1; thread < threads; ++thread)
+      helpers_.emplace_back([this, thread, own = std::vector<int>(cores.begin(), cores.end())] {
+        stay_on(own, thread);
+        help(thread);
+      });
   } catch (...) {
     end();
     throw;

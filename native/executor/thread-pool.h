@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -15,8 +16,8 @@ namespace deeptroupe {
 
 class ThreadPool final : public Pool {
  public:
-  /// Starts threads - 1 helpers; the caller of run() is thread 0.
-  explicit ThreadPool(int threads);
+  /// Starts threads - 1 helpers; the caller of run() is thread 0. Helper t stays on CPU cores[t], where there is one.
+  explicit ThreadPool(int threads, std::span<const int> cores = {});
   ~ThreadPool() override;
   int threads() const override { return static_cast<int>(helpers_.size()) + 1; }
   void run(int64_t tasks, void (*body)(void*, int64_t, int), void* context) override;
