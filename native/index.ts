@@ -90,5 +90,6 @@ export const groupProgress = (token: GroupToken): RankProgress[] => devices[toke
 export const mappedBytes = (): number => addon().addon?.mappedBytes() ?? 0
 
 export * from './cores.js'
+export { type Ceilings, machineCeilings } from './cpu.js'
 export * from './device.js'
 export { type Addon, addon, type Machine, machine } from './load.js'

@@ -38,6 +38,7 @@ export interface Addon {
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void
+  ceilings(isa: string, threads: number): Float64Array
 }
 
 export type AddonResult =

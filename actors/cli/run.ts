@@ -11,7 +11,7 @@ import { interruptible } from './interrupt.js'
 import { chooseModel } from './model.js'
 import { defined, usage } from './options.js'
 import { planReport, planText } from './plan.js'
-import { profileTable } from './profile.js'
+import { ceilingsOfRank, profileTable } from './profile.js'
 import { Screen } from './screen.js'
 import type { TrainFlags } from './train.js'
 
@@ -72,7 +72,7 @@ function writeProfile(engine: Engine, flags: RunFlags): void {
   } catch (error) {
     throw usage('--profile', `to write ${flags.profile}`, (error as Error).message)
   }
-  if (!flags.json) process.stderr.write(`\n${profileTable(spans)}`)
+  if (!flags.json) process.stderr.write(`\n${profileTable(spans, ceilingsOfRank(engine.prepared))}`)
 }
 
 /** Trains to the last step, stopping where an evaluation is due or a profile begins or ends. */

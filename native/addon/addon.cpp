@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "../executor/affinity.h"
+#include "../executor/ceilings.h"
 #include "../executor/executor.h"
 #include "../executor/group.h"
 #include "isa.h"
@@ -372,6 +373,19 @@ Value close_rank(const CallbackInfo& info) {
   });
 }
 
+/// (instruction set, threads) -> [operations of f32, of bf16, bytes] in a second, measured while JavaScript waits
+Value ceilings(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const KernelTable& kernels = kernels_of(info[0].As<Napi::String>().Utf8Value());
+    const Ceilings measured = measure_ceilings(kernels, info[1].As<Napi::Number>().Int32Value());
+    Napi::Float64Array rates = Napi::Float64Array::New(info.Env(), 3);
+    rates[0] = measured.f32;
+    rates[1] = measured.bf16;
+    rates[2] = measured.bytes;
+    return rates;
+  });
+}
+
 /// () -> lets another thread of this core run, if one waits for it
 Value yield_core(const CallbackInfo& info) {
   sched_yield();
@@ -406,6 +420,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
   add.operator()<yield_core>("yieldCore");
+  add.operator()<ceilings>("ceilings");
   return exports;
 }
 

@@ -213,7 +213,7 @@ test('bf16 and fp16: the plan by dtype, a memory limit that it keeps, loss scale
 test('--profile writes a Chrome trace: every instruction of three steps on each rank, with rates', async (t) => {
   const { data, at } = workshop(t)
   const { stderr } = await train(data, '--steps', '6', '--ranks', '2', '--profile', at('trace.json'))
-  t.regex(stderr, /^op +calls +ms +share +GFLOP\/s +GB\/s$/m)
+  t.regex(stderr, /^op +where +calls +ms +share +GFLOP\/s +GB\/s +of ceiling$/m)
   const { traceEvents } = readJson(at('trace.json')) as {
     traceEvents: {
       ph: string
