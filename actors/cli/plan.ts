@@ -58,7 +58,7 @@ export function planReport(prepared: Prepared) {
 
 const meaning: Readonly<Record<(typeof arenaNames)[number], string>> = {
   parameters: 'weights (a slice from ZeRO stage 3 on)',
-  gradients: 'accumulated gradients (a slice from stage 2 on)',
+  gradients: 'accumulated gradients (a slice from stage 1 on)',
   optimizer: 'optimizer states, and masters of 16-bit weights (a slice from stage 1 on)',
   activations: 'values between forward and backward, reused by lifetime',
   buckets: 'gradients on their way to their owner',
