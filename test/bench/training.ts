@@ -46,7 +46,7 @@ const cases = {
   gpt2: {
     title: 'GPT-2 124M, 512 tokens x 4, 1 rank x 2 threads',
     ...{ layers: 12, hidden: 768, heads: 12, vocab: 50304, seq: 512, batch: 4, ranks: 1, threads: 2 },
-    ...{ stages: [0], dtypes: ['fp32', 'bf16'], steps: 3, warm: 1, rounds: 1, compile: false, share: false },
+    ...{ stages: [0], dtypes: ['fp32', 'bf16'], steps: 3, warm: 1, rounds: 1, compile: true, share: false },
   },
   mini: {
     title: 'GPT-2 4 x 128, 64 tokens x 12, 1 rank x 1 thread',
