@@ -92,8 +92,8 @@ export function abortCompiledGroup(token: GroupToken, reason: string): void {
 }
 
 /** Opens one rank: its native thread starts here, and on the CPU its pool. */
-export function openCompiledRank(token: GroupToken, { rank, threads }: RankOptions): RankDevice {
-  const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads))
+export function openCompiledRank(token: GroupToken, { rank, threads, cores = [] }: RankOptions): RankDevice {
+  const { handle, kept } = guarded(() => native().openRank(token.id, rank, threads, Int32Array.from(cores)))
   return new CompiledRank(token, rank, threads, handle, kept < 0 ? null : kept)
 }
 
@@ -109,6 +109,26 @@ const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1
 export function compiledProgress(token: GroupToken): RankProgress[] {
   const numbers = guarded(() => native().groupProgress(token.id))
   return Array.from(numbers, (n) => ({ instructions: Math.floor(n / 2), meeting: n % 2 === 1 }))
+}
+
+/** What a number of threads that run at once reach at most, in a second. */
+export interface Ceilings {
+  /** Floating-point operations of products of f32, and of bf16. */
+  readonly f32: number
+  readonly bf16: number
+  /** Bytes through memory, two thirds read and one third written. */
+  readonly bytes: number
+}
+
+/**
+ * Measures for half a second or so, on `threads` threads with the kernels of `isa`, while the calling thread waits; the machine should
+ * do nothing else meanwhile. Null without the addon. Throws {@link DeviceError} for an instruction set that the machine lacks.
+ */
+export function machineCeilings(isa: string, threads: number): Ceilings | null {
+  const { addon: loaded } = addon()
+  if (!loaded) return null
+  const [f32, bf16, bytes] = guarded(() => loaded.ceilings(isa, threads))
+  return { f32: f32!, bf16: bf16!, bytes: bytes! }
 }
 
 class CompiledRank implements RankDevice {

@@ -108,6 +108,8 @@ export interface RankOptions {
   readonly rank: number
   /** Threads that compute, the coordinator counted; the reference device computes on the worker itself. */
   readonly threads: number
+  /** The CPU that each of these threads stays on, the coordinator's first; default: any. The reference device has no such threads. */
+  readonly cores?: readonly number[]
 }
 
 /** A device was asked for what it cannot do: bad sizes, a second allocation, something closed, no addon. */

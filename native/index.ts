@@ -74,6 +74,10 @@ export function createGroup(options: GroupOptions): DeviceGroup {
 export function openRank(token: GroupToken, options: RankOptions): RankDevice {
   expectCount('rank', options.rank, 0, token.ranks - 1)
   expectCount('threads', options.threads, 1, most)
+  if (options.cores && options.cores.length !== options.threads) {
+    const message = `device: cores, expected one for each of ${options.threads} threads, got ${options.cores.length}`
+    throw new DeviceError('DEVICE_USAGE', message)
+  }
   return devices[token.device].openRank(token, options)
 }
 
@@ -94,5 +98,7 @@ export const groupProgress = (token: GroupToken): RankProgress[] => devices[toke
 /** Bytes that the native arenas of all groups of this process have now, on the CPU and on GPUs; `io` and the reference device's are JavaScript's. */
 export const mappedBytes = (): number => addon().addon?.mappedBytes() ?? 0
 
+export { type Ceilings, machineCeilings } from './compiled.js'
+export * from './cores.js'
 export * from './device.js'
 export { type Addon, addon, type GpuDevice, type GpuMachine, type Machine, machine } from './load.js'

@@ -49,7 +49,7 @@ export interface Addon {
   renewGroup(group: number): void
   groupIdle(group: number): boolean
   closeGroup(group: number): void
-  openRank(group: number, rank: number, threads: number): { handle: number; kept: number }
+  openRank(group: number, rank: number, threads: number, cores: Int32Array): { handle: number; kept: number }
   allocate(handle: number, arena: number): void
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
@@ -59,6 +59,7 @@ export interface Addon {
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void
+  ceilings(isa: string, threads: number): Float64Array
 }
 
 export type AddonResult =

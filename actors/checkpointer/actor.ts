@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import { listCheckpoints, manifestName, replacedSuffix, tagOf } from '../../runtime/checkpoint/manifest.js'
-import type { CheckpointerProtocol, CheckpointFile, CheckpointOrder } from './protocol.js'
+import type { CheckpointerProtocol, CheckpointFile, CheckpointOrder, ExportOrder } from './protocol.js'
 
 const temporary = '.writing-'
 
@@ -90,9 +90,29 @@ async function save(order: CheckpointOrder): Promise<string> {
   return target
 }
 
+/** Leaves the folder as it was where it gives a reason. */
+async function exportFiles({ folder, files }: ExportOrder): Promise<string | null> {
+  // Other weights under a checkpoint's checksums would make it useless.
+  if (existsSync(join(folder, manifestName))) return `expected one without ${manifestName}, got a checkpoint`
+  const drafts = files.map((file) => ({ ...file, name: `${temporary}${file.name}` }))
+  try {
+    mkdirSync(folder, { recursive: true })
+    for (const draft of drafts) await writeFile(folder, draft)
+    files.forEach(({ name }, i) => {
+      renameSync(join(folder, drafts[i]!.name), join(folder, name))
+    })
+    await sync(folder)
+    return null
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    if (existsSync(folder)) for (const { name } of drafts) rmSync(join(folder, name), { force: true })
+    return `expected to write ${files.map(({ name }) => name).join(', ')}, got ${reason}`
+  }
+}
+
 const behaviour: Behaviour<CheckpointerProtocol, null> = {
   init: () => null,
-  receive: { save: (_state, order) => save(order) },
+  receive: { save: (_state, order) => save(order), export: (_state, order) => exportFiles(order) },
 }
 
 export const checkpointer = defineActor(import.meta.url, 'checkpointer', behaviour)

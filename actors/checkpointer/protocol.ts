@@ -23,7 +23,15 @@ export interface CheckpointOrder {
   readonly keep: number
 }
 
+/** A folder of files and nothing more: no manifest, no state to resume from. */
+export type ExportOrder = Pick<CheckpointOrder, 'folder' | 'files'>
+
 export type CheckpointerProtocol = {
   /** Writes a checkpoint; resolves with its path when it is whole on disk. */
   save(message: CheckpointOrder): string
+  /**
+   * Writes the files into the folder, each in place of one of its name; resolves with null when all are whole on disk, else with the
+   * reason: a folder that cannot be written is the caller's mistake and no failure of the run.
+   */
+  export(message: ExportOrder): string | null
 }

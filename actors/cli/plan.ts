@@ -25,7 +25,7 @@ function bytesByDType({ fixed }: MemoryPlan): Partial<Record<ArenaName, Record<s
 
 /** `--dry-run --json`: all sizes in bytes, for each rank. */
 export function planReport(prepared: Prepared) {
-  const { compilation, config, device, isa, options, ranks, sequence, target, threads } = prepared
+  const { compilation, config, cores, device, isa, options, ranks, sequence, target, threads } = prepared
   const { arenas, total } = planTotals(compilation.plan)
   return {
     type: 'plan',
@@ -35,6 +35,7 @@ export function planReport(prepared: Prepared) {
     environment: target.environment,
     ranks,
     threads,
+    cores,
     stage: config.zero.stage,
     batch: config.batch,
     sequence,
@@ -59,7 +60,7 @@ export function planReport(prepared: Prepared) {
 
 const meaning: Readonly<Record<(typeof arenaNames)[number], string>> = {
   parameters: 'weights (a slice from ZeRO stage 3 on)',
-  gradients: 'accumulated gradients (a slice from stage 2 on)',
+  gradients: 'accumulated gradients (a slice from stage 1 on)',
   optimizer: 'optimizer states, and masters of 16-bit weights (a slice from stage 1 on)',
   activations: 'values between forward and backward, reused by lifetime',
   buckets: 'gradients on their way to their owner',
@@ -93,6 +94,7 @@ export function planText(prepared: Prepared): string {
     `${formatCount(report.parameters)} parameters on ${placesOf(report)}, ZeRO stage ${report.stage}`,
     `batch ${batch.train} = ${batch.micro} rows x ${batch.accumulation} micro-steps x ${batch.world} ranks, ${report.sequence} tokens a row`,
     `weights and activations in ${weights}, gradients made and sent in ${gradients}, added up in ${accumulation}`,
+    ...(report.cores ? [`CPUs of ranks: ${report.cores.map((own) => own.join(' ')).join(' | ')}`] : []),
     ...(again ? [`recomputed in the backward: ${again}`] : []),
     ...(logitChunks > 1 ? [`logits in ${logitChunks} chunks, so that they fit`] : []),
     'bytes of one rank:',

@@ -11,7 +11,7 @@ import { interruptible } from './interrupt.js'
 import { chooseModel } from './model.js'
 import { defined, usage } from './options.js'
 import { planReport, planText } from './plan.js'
-import { profileTable } from './profile.js'
+import { ceilingsOfRank, profileTable } from './profile.js'
 import { Screen } from './screen.js'
 import type { TrainFlags } from './train.js'
 
@@ -41,6 +41,7 @@ async function trainOptions(flags: RunFlags): Promise<{ options: InitializeOptio
       config: flags.config,
       ranks: flags.ranks,
       threads: flags.threads,
+      bindCoresToRank: flags.bind_cores_to_rank,
       device: flags.device,
       gpu: flags.tf32 ? { tf32: true } : undefined,
       seed: flags.seed,
@@ -72,7 +73,7 @@ function writeProfile(engine: Engine, flags: RunFlags): void {
   } catch (error) {
     throw usage('--profile', `to write ${flags.profile}`, (error as Error).message)
   }
-  if (!flags.json) process.stderr.write(`\n${profileTable(spans)}`)
+  if (!flags.json) process.stderr.write(`\n${profileTable(spans, ceilingsOfRank(engine.prepared))}`)
 }
 
 /** Trains to the last step, stopping where an evaluation is due or a profile begins or ends. */
@@ -102,6 +103,13 @@ function noticesOf(engine: Engine, flags: RunFlags): string[] {
   ]
 }
 
+/** Refuses at once what would be refused after the last step. */
+function expectGathering({ prepared: { config } }: Engine, { save16bit }: RunFlags): void {
+  const { stage, gather16bitWeightsOnModelSave: gathers } = config.zero
+  if (save16bit === undefined || stage < 3 || gathers) return
+  throw usage('--save-16bit', '"stage3_gather_16bit_weights_on_model_save": true under ZeRO stage 3', 'false')
+}
+
 /** `deeptroupe train`. */
 export async function train(flags: RunFlags): Promise<void> {
   const { options, notices } = await trainOptions(flags)
@@ -115,6 +123,7 @@ export async function train(flags: RunFlags): Promise<void> {
   try {
     const engine = await initialize(options)
     try {
+      expectGathering(engine, flags)
       const screen = new Screen(engine, flags.steps)
       const show = (event: TrainEvent): void => {
         if (flags.json) process.stdout.write(eventLine(event))
@@ -133,6 +142,7 @@ export async function train(flags: RunFlags): Promise<void> {
       screen.end()
       const { save } = flags
       if (save !== undefined && (await engine.saved()) !== join(save, tagOf(engine.step))) await engine.save(save)
+      if (flags.save16bit !== undefined) await engine.save16bitModel(flags.save16bit)
       if (!flags.json && losses.length > 1) process.stderr.write(`${lossChart(losses)}\n`)
     } finally {
       await engine.close()

@@ -11,6 +11,7 @@ export interface TrainFlags extends ModelFlags {
   readonly config?: string
   readonly ranks?: number
   readonly threads?: number
+  readonly bind_cores_to_rank?: boolean
   readonly steps: number
   readonly seed?: number
   readonly device?: DeviceName
@@ -21,6 +22,7 @@ export interface TrainFlags extends ModelFlags {
   readonly save?: string
   readonly saveEvery?: number
   readonly keep?: number
+  readonly save16bit?: string
   readonly resume?: string
   readonly evalData?: readonly string[]
   readonly evalEvery?: number
@@ -49,6 +51,7 @@ export function addTrain(program: Command): void {
     .option('--config <file>', 'DeepSpeed configuration (JSON)')
     .addOption(option('--ranks <n>', 'rank actors, each on a worker thread (1)', integer(1)))
     .addOption(option('--threads <n>', 'native threads of each rank on the CPU (the cores shared out)', integer(1)))
+    .option('--bind_cores_to_rank', 'keep every native thread of every rank on a CPU of its own')
     .addOption(option('--steps <n>', 'optimizer steps in all, resumed ones included', integer(0), 100))
     .addOption(option('--seed <n>', 'seed of weights, dropout and the order of samples (1234)', integer(0)))
     .addOption(
@@ -72,6 +75,10 @@ export function addTrain(program: Command): void {
     .option('--save <folder>', 'write checkpoints there, at least one at the end')
     .addOption(option('--save-every <n>', 'steps between checkpoints', integer(1)))
     .addOption(option('--keep <n>', 'how many of the newest checkpoints stay (all)', integer(1)))
+    .option(
+      '--save-16bit <folder>',
+      'at the end, write the weights there in the dtype of the run, as a Hugging Face folder',
+    )
     .option('--resume <folder>', 'go on from a checkpoint, or from the newest in a folder of them')
     .option('--eval-data <path...>', 'data for evaluations')
     .addOption(option('--eval-every <n>', 'steps between evaluations (one at the end)', integer(1)))
@@ -95,7 +102,7 @@ export function addTrain(program: Command): void {
 
 /** Refuses flags that would do nothing, and places that cannot be written, before anything starts. Returns the data's paths. */
 function checkTogether(flags: TrainFlags): readonly string[] {
-  const { data, device, evalData, evalEvery, save, saveEvery, keep, profile, tf32, tokenBytes } = flags
+  const { data, device, evalData, evalEvery, save, saveEvery, save16bit, keep, profile, tf32, tokenBytes } = flags
   if (!data) throw usage('--data', 'at least one file or folder', 'none')
   if (tf32 && device !== 'cuda') throw usage('--tf32', '--device cuda with it', device ?? 'no --device')
   if (evalEvery !== undefined && !evalData) throw usage('--eval-every', '--eval-data with it', 'none')
@@ -104,6 +111,7 @@ function checkTogether(flags: TrainFlags): readonly string[] {
   const streams = [...data, ...(evalData ?? [])].some((path) => path.endsWith('.bin'))
   if (tokenBytes !== undefined && !streams) throw usage('--token-bytes', 'a .bin file in --data', data.join(', '))
   if (save !== undefined) expectFolder('--save', save)
+  if (save16bit !== undefined) expectFolder('--save-16bit', save16bit)
   if (profile !== undefined) {
     if (existsSync(profile) && statSync(profile).isDirectory())
       throw usage('--profile', 'a file', `the folder ${profile}`)

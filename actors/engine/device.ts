@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import type { Program } from '../../kernels/abi/program.js'
 import { cpuBackend } from '../../kernels/cpu/backend.js'
+import { depthBlock } from '../../kernels/cpu/blocks.js'
 import { gpuBackend } from '../../kernels/gpu/backend.js'
 import { productChoices } from '../../kernels/gpu/choices.js'
 import type { Backend } from '../../kernels/ops/backend.js'
@@ -54,7 +55,7 @@ export function chooseDevice(options: DeviceOptions, ranks: number): ChosenDevic
     threads,
     backend: () => (device === 'cpu' ? cpuBackend(threads) : referenceBackend),
     planned: { logits: false, where: `on ${ranks} ranks` },
-    environment: { device, ...(isa && { isa }) },
+    environment: { device, ...(isa && { isa, depth_block: String(depthBlock) }) },
     sharers: ranks,
     capacity: Math.min(here.memoryBytes, process.constrainedMemory() || Number.POSITIVE_INFINITY),
   }

@@ -4,7 +4,13 @@ import { type Observable, Subject } from 'rxjs'
 import type { DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
-import type { EvalEvent, StepEvent, TraceSpan, TrainEvent } from '../../runtime/observe/index.js'
+import {
+  type EvalEvent,
+  formatBytes,
+  type StepEvent,
+  type TraceSpan,
+  type TrainEvent,
+} from '../../runtime/observe/index.js'
 import { OptimError } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
@@ -358,6 +364,25 @@ export class Engine {
       await this.#state.checkpoint(folder)
       return (await this.#state.settle())!
     })
+  }
+
+  /**
+   * DeepSpeed's `save_16bit_model`: writes a Hugging Face folder of the whole weights in the dtypes that the run computes in, which is
+   * fp32 in a run in fp32 and for modules that are kept in it. Resolves with true when it is whole; with false, and a notice says
+   * why, under ZeRO stage 3 without `stage3_gather_16bit_weights_on_model_save`. It is nothing to resume from: see {@link save}.
+   * Rejects with {@link CheckpointError} where the folder cannot be written or holds a checkpoint; the run goes on.
+   */
+  async save16bitModel(folder: string): Promise<boolean> {
+    const { zero } = this.prepared.config
+    if (zero.stage === 3 && !zero.gather16bitWeightsOnModelSave) {
+      const message = `save16bitModel: ${folder} not written: under ZeRO stage 3 weights are gathered for it only with stage3_gather_16bit_weights_on_model_save`
+      this.#events.next({ type: 'notice', message })
+      return false
+    }
+    const bytes = await this.#surviving(() => this.#state.exportWeights(folder))
+    const message = `weights of step ${this.step} in ${folder}, ${formatBytes(bytes)}`
+    this.#events.next({ type: 'notice', message })
+    return true
   }
 
   /** The newest checkpoint that was written or loaded, once the one under way is whole; null: none. */

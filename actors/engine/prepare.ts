@@ -1,5 +1,5 @@
 // Everything that is known before a run: the configuration resolved, the model compiled, the memory planned. Starts nothing.
-import type { DeviceName, GpuOptions } from '../../native/index.js'
+import { allowedCores, coresOfRanks, type DeviceName, type GpuOptions } from '../../native/index.js'
 import {
   type ConfigSource,
   type DeepSpeedConfig,
@@ -52,6 +52,8 @@ export interface InitializeOptions {
   readonly ranks?: number
   /** Native threads of each rank on the CPU; default: the cores shared out. */
   readonly threads?: number
+  /** DeepSpeed's `--bind_cores_to_rank`: every native thread of every rank stays on a CPU of its own; default false. */
+  readonly bindCoresToRank?: boolean
   /** `cuda` has a GPU for each rank. Default: `cpu`, or `reference` without the addon. */
   readonly device?: DeviceName
   /** How the device `cuda` computes. */
@@ -86,6 +88,8 @@ export interface Prepared {
   readonly device: DeviceName
   readonly isa: string | null
   readonly threads: number
+  /** The CPU of each thread of each rank; null: not bound. */
+  readonly cores: readonly (readonly number[])[] | null
   readonly target: ChosenDevice
   readonly ranks: number
   readonly sequence: number
@@ -117,6 +121,20 @@ function expectCount(name: string, value: number, least: number): void {
   })
 }
 
+/** A CPU for each thread. Throws {@link EngineError} where there are too few, or no such threads. */
+function boundCores(device: DeviceName, ranks: number, threads: number): number[][] {
+  const refuse = (expected: string, got: string): never => {
+    throw new EngineError('ENGINE_USAGE', `initialize: bindCoresToRank, expected ${expected}, got ${got}`)
+  }
+  if (device !== 'cpu') return refuse('the cpu device, whose ranks have native threads', device)
+  const allowed = allowedCores()
+  const threadsInAll = `${ranks} ranks of ${threads} threads`
+  return (
+    coresOfRanks(allowed, ranks, threads) ??
+    refuse(`at most ${allowed.length} threads in all, one for each CPU that this process may use`, threadsInAll)
+  )
+}
+
 /**
  * Resolves, traces, compiles and plans. Throws ConfigError, ModelError, GraphError or {@link EngineError}, each naming what is wrong.
  */
@@ -131,6 +149,7 @@ export function prepare(options: InitializeOptions): Prepared {
   }
   const device = chooseDevice(options, ranks)
   expectCount('threads', device.threads, 1)
+  const cores = options.bindCoresToRank ? boundCores(device.device, ranks, device.threads) : null
   if (options.memoryLimit !== undefined) expectCount('memoryLimit', options.memoryLimit, 1)
   const chaos = options.chaos === undefined ? [] : parseChaos(options.chaos, ranks, seed)
   const source: ConfigSource = loadConfig(options.config ?? defaultConfig)
@@ -173,6 +192,7 @@ export function prepare(options: InitializeOptions): Prepared {
     threads: device.threads,
     target: device,
     ranks,
+    cores,
     sequence,
     seed,
     groups,

@@ -2,6 +2,7 @@
 // checkpoint. The ranks' memory and these numbers change together, or the operation rejects and the run must recover.
 import { readFileSync } from 'node:fs'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { CheckpointError } from '../../runtime/checkpoint/error.js'
 import type { Progress, SavedScaler } from '../../runtime/checkpoint/manifest.js'
 import type { RestartEvent, TrainEvent } from '../../runtime/observe/index.js'
 import { type LossScaleSpec, type LossScaleState, nextLossScale, startLossScale } from '../../runtime/optim/index.js'
@@ -18,6 +19,7 @@ import {
   restoreCheckpoint,
   Staging,
   snapshot,
+  weightsSnapshot,
 } from './store.js'
 import { parameterKinds } from './tensors.js'
 import { patient } from './troupe.js'
@@ -47,7 +49,7 @@ export class RunState {
   progress: RunProgress
   /** The checkpoint that the present state can be reached from; null: the start. */
   #origin: string | null = null
-  #saving: Promise<string> | null = null
+  #saving: Promise<unknown> | null = null
 
   constructor(private readonly parts: RunParts) {
     const { seed, options } = parts.prepared
@@ -161,6 +163,32 @@ export class RunState {
       })
     saving.catch(() => {})
     this.#saving = saving
+  }
+
+  /**
+   * Writes the weights that the model computes with as a Hugging Face folder; resolves with its bytes when it is whole. Rejects with
+   * CheckpointError where the folder cannot be written or holds a checkpoint.
+   */
+  async exportWeights(folder: string): Promise<number> {
+    await this.settle()
+    const { checkpointer, prepared } = this.parts
+    const { compilation, options, config } = prepared
+    const { dtype } = config.precision
+    const files = await weightsSnapshot(
+      compilation,
+      options.model,
+      dtype,
+      this.#access,
+      this.staging,
+      options.tokenizer,
+    )
+    const writing = checkpointer.ask({ type: 'export', folder, files }, patient)
+    // The next checkpoint waits, for it uses the same memory; what fails here is this caller's.
+    this.#saving = writing.catch(() => {})
+    const problem = await writing
+    if (problem !== null)
+      throw new CheckpointError('CHECKPOINT_IO', `save16bitModel: folder ${folder}, ${problem}`, { file: folder })
+    return files.reduce((sum, file) => sum + file.totalBytes, 0)
   }
 
   /** Waits for the checkpoint under way; resolves with the newest one of this run, null: none. */

@@ -12,10 +12,20 @@ import {
 } from '../../runtime/checkpoint/manifest.js'
 import { planSafetensors, SafetensorsFile, type SafetensorsPlan } from '../../runtime/checkpoint/safetensors.js'
 import type { Compilation } from '../../runtime/graph/compile.js'
+import type { WeightDType } from '../../runtime/graph/partition/layout.js'
 import type { LanguageModel } from '../../runtime/nn/language-model.js'
 import { modelConfig, modelMetadata } from '../../runtime/nn/models/huggingface.js'
 import type { CheckpointFile, Piece } from '../checkpointer/protocol.js'
-import { heldSpans, isSharded, ownedSpans, parameterKinds, type Span, stateKinds, type TensorKind } from './tensors.js'
+import {
+  heldSpans,
+  isSharded,
+  ownedSpans,
+  parameterKinds,
+  type Span,
+  stateKinds,
+  type TensorKind,
+  weightKinds,
+} from './tensors.js'
 
 /** Copies bytes out of, or into, the arenas of a rank. */
 export interface ArenaAccess {
@@ -70,27 +80,58 @@ export async function snapshot(
     [modelFile, parameterKinds(compilation), modelMetadata],
     [optimizerFile, states, {}],
   ]
-  const files: CheckpointFile[] = [textFile('config.json', modelConfig(model))]
-  if (tokenizer !== undefined) files.push(textFile('tokenizer.json', tokenizer))
+  const files = textFiles(model, 'f32', tokenizer)
   for (const [name, own, metadata] of kinds) {
-    if (own.length === 0) continue
-    const entries = own
-      .flatMap((kind) => kind.slots.map((slot) => ({ kind, slot })))
-      .map(({ kind, slot: { name: parameter, shape } }) => ({
-        name: tensorName(kind, parameter),
-        dtype: fileDTypes[kind.dtype],
-        shape,
-      }))
-    const plan = planSafetensors(entries, metadata)
-    const pieces: Piece[] = [{ byteOffset: 0, bytes: plan.header }]
-    for (const kind of own) {
-      for (let rank = 0; rank < compilation.layout.ranks; rank++)
-        pieces.push(...(await rankPieces(compilation, kind, rank, plan, access, staging)))
-    }
-    files.push({ name, totalBytes: plan.totalBytes, pieces })
+    if (own.length > 0) files.push(await tensorsFile(name, own, metadata, compilation, access, staging))
   }
   return files
 }
+
+/** The files of a Hugging Face folder of the weights that the model computes with, in their dtypes; `dtype` is the run's. */
+export async function weightsSnapshot(
+  compilation: Compilation,
+  model: LanguageModel,
+  dtype: WeightDType,
+  access: ArenaAccess,
+  staging: Staging,
+  tokenizer: string | undefined,
+): Promise<CheckpointFile[]> {
+  // The widest first, so that every tensor is aligned.
+  const kinds = weightKinds(compilation).toSorted((a, b) => dtypeBytes[b.dtype] - dtypeBytes[a.dtype])
+  const weights = await tensorsFile(modelFile, kinds, modelMetadata, compilation, access, staging)
+  return [...textFiles(model, dtype, tokenizer), weights]
+}
+
+/** All tensors of some kinds, from all ranks. */
+async function tensorsFile(
+  name: string,
+  kinds: readonly TensorKind[],
+  metadata: Readonly<Record<string, string>>,
+  compilation: Compilation,
+  access: ArenaAccess,
+  staging: Staging,
+): Promise<CheckpointFile> {
+  const entries = kinds
+    .flatMap((kind) => kind.slots.map((slot) => ({ kind, slot })))
+    .map(({ kind, slot: { name: parameter, shape } }) => ({
+      name: tensorName(kind, parameter),
+      dtype: fileDTypes[kind.dtype],
+      shape,
+    }))
+  const plan = planSafetensors(entries, metadata)
+  const pieces: Piece[] = [{ byteOffset: 0, bytes: plan.header }]
+  for (const kind of kinds) {
+    for (let rank = 0; rank < compilation.layout.ranks; rank++)
+      pieces.push(...(await rankPieces(compilation, kind, rank, plan, access, staging)))
+  }
+  return { name, totalBytes: plan.totalBytes, pieces }
+}
+
+/** What a Hugging Face folder holds beside its weights. */
+const textFiles = (model: LanguageModel, dtype: WeightDType, tokenizer: string | undefined): CheckpointFile[] => [
+  textFile('config.json', modelConfig(model, dtype)),
+  ...(tokenizer === undefined ? [] : [textFile('tokenizer.json', tokenizer)]),
+]
 
 function textFile(name: string, text: string): CheckpointFile {
   const bytes = Buffer.from(text)

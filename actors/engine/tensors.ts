@@ -30,19 +30,30 @@ export interface TensorKind {
  * Where parameters are read and written in full precision: in f32 units themselves, or in the masters of units in 16 bits. Without
  * training there are no masters, and what is written is rounded.
  */
-export function parameterKinds({ layout, sharding }: Compilation): TensorKind[] {
+export const parameterKinds = ({ layout, sharding }: Compilation): TensorKind[] =>
+  inKinds(layout.parameters, ({ unit }) =>
+    sharding.hasMaster(unit)
+      ? { arena: 'optimizer', prefix: `optimizer/${masterState}`, dtype: 'f32' }
+      : { arena: 'parameters', prefix: 'parameters', dtype: unit.dtype },
+  )
+
+/** Where parameters lie as the model computes with them, in the dtype of each. */
+export const weightKinds = ({ layout }: Compilation): TensorKind[] =>
+  inKinds(layout.parameters, ({ unit: { dtype } }) => ({ arena: 'parameters', prefix: 'parameters', dtype }))
+
+function inKinds(
+  parameters: readonly ParameterSlot[],
+  placeOf: (slot: ParameterSlot) => Pick<TensorKind, 'arena' | 'prefix' | 'dtype'>,
+): TensorKind[] {
   const kinds = new Map<string, { kind: TensorKind; slots: ParameterSlot[] }>()
-  for (const slot of layout.parameters) {
-    const { unit } = slot
-    const master = sharding.hasMaster(unit)
-    const prefix = master ? `optimizer/${masterState}` : 'parameters'
-    const dtype = master ? 'f32' : unit.dtype
-    const key = `${prefix} ${dtype}`
+  for (const slot of parameters) {
+    const place = placeOf(slot)
+    const key = `${place.prefix} ${place.dtype}`
     const known = kinds.get(key)
     if (known) known.slots.push(slot)
     else {
       const slots = [slot]
-      kinds.set(key, { kind: { arena: master ? 'optimizer' : 'parameters', prefix, state: '', dtype, slots }, slots })
+      kinds.set(key, { kind: { ...place, state: '', slots }, slots })
     }
   }
   return [...kinds.values()].map(({ kind }) => kind)

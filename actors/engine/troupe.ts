@@ -43,7 +43,7 @@ export async function raise(
   system: ActorSystem,
   { seed, shuffle, restarts }: Raising,
 ): Promise<Troupe> {
-  const { config, compilation, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
+  const { config, compilation, cores, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
   const { train, micro, accumulation } = config.batch
   const group = createGroup({
     device,
@@ -62,7 +62,14 @@ export async function raise(
     const ref = await system.spawn(
       supervisor,
       {
-        ranks: { token: group.token, threads, programs, slots, batch: { rows: train, micro, accumulation, sequence } },
+        ranks: {
+          token: group.token,
+          threads,
+          cores,
+          programs,
+          slots,
+          batch: { rows: train, micro, accumulation, sequence },
+        },
         loader: options.data
           ? {
               source: options.data.handle,

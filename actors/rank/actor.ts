@@ -148,8 +148,8 @@ async function close(token: GroupToken, rank: number, device: RankDevice, held: 
 
 const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
   async init(context, args) {
-    const { token, rank, threads } = args
-    const device = openRank(token, { rank, threads })
+    const { token, rank, threads, cores } = args
+    const device = openRank(token, { rank, threads, ...(cores && { cores: cores[rank]! }) })
     context.signal.addEventListener('abort', () => abortGroup(token, `rank ${rank} ended`), { once: true })
     try {
       return await open(context, device, args)

@@ -10,6 +10,8 @@ export interface RankArgs {
   readonly token: GroupToken
   readonly rank: number
   readonly threads: number
+  /** The CPU of each thread of each rank, where ranks are bound to CPUs. */
+  readonly cores: readonly (readonly number[])[] | null
   /** Bytes of each program, in shared memory. */
   readonly programs: Readonly<Partial<Record<ProgramName, Uint8Array>>>
   /** Batches that the data loader fills. */

@@ -115,7 +115,8 @@ template <class T>
 DT_INLINE void multiply_strip(const Plan& plan, float* scores, const float* strip, const float* panels, int64_t count) {
   const int64_t steps = divide_up(plan.size, STEP<T>);
   for (int64_t j = 0; j < count; j += NR) {
-    multiply_tile<STEP<T>, float, MR, 2, ROW_STRIDE, 1>(scores + j, SCORES_STRIDE, nullptr, 0, strip, panels + j * steps, NR, steps);
+    multiply_tile<STEP<T>, float, MR, 2, ROW_STRIDE, 1, float>(scores + j, SCORES_STRIDE, nullptr, 0, nullptr, strip,
+                                                               panels + j * steps, NR, steps);
   }
 }
 

@@ -235,10 +235,10 @@ DT_INLINE void multiply(vf (&sum)[M][V], const float* a, const float* b, int64_t
 }
 
 /// A B for one register tile, stored as rows of O that are `to_stride` apart, after adding `before` (rows `before_stride` apart)
-/// if there is one.
-template <int step, class O, int M, int V, int row_stride, int column_stride>
-__attribute__((noinline)) void multiply_tile(O* to, int64_t to_stride, const float* before, int64_t before_stride, const float* a,
-                                             const float* b, int64_t stride, int64_t steps) {
+/// and then `bias`, a row, where they are there.
+template <int step, class O, int M, int V, int row_stride, int column_stride, class B = float>
+__attribute__((noinline)) void multiply_tile(O* to, int64_t to_stride, const B* before, int64_t before_stride, const O* bias,
+                                             const float* a, const float* b, int64_t stride, int64_t steps) {
   vf sum[M][V] = {};
   multiply<step, M, V, row_stride, column_stride>(sum, a, b, stride, steps);
   if (before) {
@@ -246,6 +246,14 @@ __attribute__((noinline)) void multiply_tile(O* to, int64_t to_stride, const flo
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[m][v] = load(before + m * before_stride + v * VL) + sum[m][v];
+  }
+  if (bias) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const vf row = load(bias + v * VL);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) sum[m][v] = sum[m][v] + row;
+    }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
@@ -270,11 +278,12 @@ struct Rows {
   DT_INLINE T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
-/// What is done to the sums of a tile (rows of NR) before they are stored; nothing where `apply` is null. Not a template
-/// parameter of the product, which would be compiled again for each.
+/// What is done to the sums of a tile (rows of NR) before they are stored: a bias, a row of C's dtype, is added in registers; `apply`
+/// sees them in memory. Not a template parameter of the product, which would be compiled again for each.
 struct Finish {
   void (*apply)(const void* context, float* sums, const Tile& tile) = nullptr;
   const void* context = nullptr;
+  const void* bias = nullptr;
   /// Bytes of a matrix of C's layout that it reads or writes, to be fetched while the tile is multiplied.
   const char* operand = nullptr;
   int64_t row_bytes = 0, element_bytes = 0;
@@ -291,7 +300,7 @@ DT_INLINE Finish finish_with(const F& f, const T* operand = nullptr, int64_t n =
         store(at, f(load(at), tile.row + r, tile.column + s, lanes_left(tile.columns - s)));
       }
   };
-  return {apply, &f, reinterpret_cast<const char*>(operand), n * static_cast<int64_t>(sizeof(T)), sizeof(T)};
+  return {apply, &f, nullptr, reinterpret_cast<const char*>(operand), n * static_cast<int64_t>(sizeof(T)), sizeof(T)};
 }
 
 /// One register tile of C = finish(before + A B). A is given at the tile's first row, B at its first column.
@@ -311,19 +320,23 @@ DT_INLINE void multiply_add(Tile tile, const float* a, const float* b, int64_t b
     __builtin_prefetch(operand);
     __builtin_prefetch(operand + tile.columns * finish.element_bytes - 1);
   }
-  if (!finish.apply && tile.rows == MR && tile.columns == NR && (!before.data || std::is_same_v<B, float>)) {
-    const float* old = nullptr;
-    if constexpr (std::is_same_v<B, float>) old = before.data ? before.at(tile.row, tile.column) : nullptr;
-    return multiply_tile<step, O, MR, 2, row_stride, column_stride>(to, c.stride, old, before.stride, a, b, b_stride, steps);
+  const O* const bias = finish.bias ? static_cast<const O*>(finish.bias) + tile.column : nullptr;
+  if (!finish.apply && tile.rows == MR && tile.columns == NR) {
+    const auto* old = before.data ? before.at(tile.row, tile.column) : nullptr;
+    return multiply_tile<step, O, MR, 2, row_stride, column_stride>(to, c.stride, old, before.stride, bias, a, b, b_stride, steps);
   }
   alignas(64) float sums[MR * NR];
-  if (tile.columns > VL) multiply_tile<step, float, MR, 2, row_stride, column_stride>(sums, NR, nullptr, 0, a, b, b_stride, steps);
-  else multiply_tile<step, float, MR, 1, row_stride, column_stride>(sums, NR, nullptr, 0, a, b, b_stride, steps);
-  if (before.data) {
+  const float* const none = nullptr;
+  if (tile.columns > VL) multiply_tile<step, float, MR, 2, row_stride, column_stride>(sums, NR, none, 0, none, a, b, b_stride, steps);
+  else multiply_tile<step, float, MR, 1, row_stride, column_stride>(sums, NR, none, 0, none, a, b, b_stride, steps);
+  if (before.data || bias) {
     for (int64_t r = 0; r < tile.rows; ++r)
       for (int64_t s = 0; s < tile.columns; s += VL) {
-        float* const at = sums + r * NR + s;
-        store(at, load_part(before.at(tile.row + r, tile.column + s), lanes_left(tile.columns - s)) + load(at));
+        const int lanes = lanes_left(tile.columns - s);
+        vf value = load(sums + r * NR + s);
+        if (before.data) value = load_part(before.at(tile.row + r, tile.column + s), lanes) + value;
+        if (bias) value = value + load_part(bias + s, lanes);
+        store(sums + r * NR + s, value);
       }
   }
   if (finish.apply) finish.apply(finish.context, sums, tile);

@@ -214,6 +214,7 @@ DT_INLINE void each_block(const Call& call, int64_t items, int64_t block, F&& bo
 /// Families register their kernels here; called once per instruction set by table.cpp.
 void add_activation(KernelTable&);
 void add_attention(KernelTable&);
+void add_ceiling(KernelTable&);
 void add_cross_entropy(KernelTable&);
 void add_dropout(KernelTable&);
 void add_elementwise(KernelTable&);

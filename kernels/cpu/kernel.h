@@ -69,6 +69,10 @@ struct KernelTable {
   const char* isa;
   Kernel kernels[size];
   void (*sum)(const SumOfRanks&);
+  /// Multiply-adds of operands of a dtype in registers; gives the floating-point operations that they were.
+  double (*multiply_adds)(DType, int64_t rounds);
+  /// to += from / 2, `count` a multiple of 16: 12 bytes through memory for each element.
+  void (*stream)(float* to, const float* from, int64_t count);
 };
 
 }  // namespace deeptroupe

@@ -32,8 +32,9 @@ DT_INLINE Matrix<T> weight_NK(const T* weight, bool transposed, int64_t k, int64
 /// y = x W (+ bias) (+ residual).
 template <class T>
 void affine(const Call& call, int64_t m, int64_t n, int64_t k, const T* x, Matrix<T> w, const T* bias, const T* residual, T* y) {
-  const auto add_bias = [=](vf value, int64_t, int64_t column, int lanes) { return value + load_part(bias + column, lanes); };
-  gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, residual, bias ? finish_with(add_bias) : Finish{});
+  Finish finish;
+  finish.bias = bias;
+  gemm<T, T>(call, m, n, k, rows_of(x, k), w, y, n, residual, finish);
 }
 
 template <class T>

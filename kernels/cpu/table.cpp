@@ -12,6 +12,7 @@ const KernelTable& kernel_table() {
     t.isa = DT_NAME(DT_ISA);
     add_activation(t);
     add_attention(t);
+    add_ceiling(t);
     add_cross_entropy(t);
     add_dropout(t);
     add_elementwise(t);

@@ -21,7 +21,7 @@ type WorkspaceRule = (
  * One packed matrix product with a result of `dtype`: panels of 2 x 384 x 1,536 steps for all threads together, a block of 96 rows of
  * 400 for each, and f32 sums for a result of 16 bits (`packing_bytes` of kernels/cpu/gemm.h).
  */
-function packing(threads: number, dtype: DType): number {
+export function packing(threads: number, dtype: DType): number {
   const sums = dtypeBytes[dtype] === 2 ? Math.max(threads * 96 * 1536, 960 * 768) : 0
   return 4 * (2 * 384 * 1536 + threads * 96 * 400 + sums)
 }

@@ -4,9 +4,12 @@
 
 #include <cstring>
 
+#include "../executor/affinity.h"
+#include "../executor/ceilings.h"
 #include "../executor/schedule.h"
 #include "gpu.h"
 #include "groups.h"
+#include "isa.h"
 #include "worker.h"
 
 namespace deeptroupe {
@@ -45,13 +48,16 @@ Napi::Value report_object(Napi::Env env, const RunReport& report) {
   return object;
 }
 
-/// (group, rank, threads) -> { handle, kept }
+/// (group, rank, threads, CPU of each thread as Int32Array or none) -> { handle, kept }
 Value open_rank(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     Worker& worker = worker_of(info.Env());
     const std::shared_ptr<Group> group = group_of(info[0].As<Napi::Number>().Int32Value());
     const int rank = info[1].As<Napi::Number>().Int32Value();
-    std::shared_ptr<Executor> executor = group->open(rank, info[2].As<Napi::Number>().Int32Value());
+    const auto cores = info[3].As<Napi::Int32Array>();
+    std::vector<int> own(cores.Data(), cores.Data() + cores.ElementLength());
+    expect_allowed(own);
+    std::shared_ptr<Executor> executor = group->open(rank, info[2].As<Napi::Number>().Int32Value(), std::move(own));
     executor->expect_open();
     worker.ranks[++worker.last_rank] = {group, std::move(executor), rank, {}};
     Napi::Object opened = Napi::Object::New(info.Env());
@@ -187,6 +193,19 @@ Value close_rank(const CallbackInfo& info) {
   });
 }
 
+/// (instruction set, threads) -> [operations of f32, of bf16, bytes] in a second, measured while JavaScript waits
+Value ceilings(const CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const KernelTable& kernels = kernels_of(info[0].As<Napi::String>().Utf8Value());
+    const Ceilings measured = measure_ceilings(kernels, info[1].As<Napi::Number>().Int32Value());
+    Napi::Float64Array rates = Napi::Float64Array::New(info.Env(), 3);
+    rates[0] = measured.f32;
+    rates[1] = measured.bf16;
+    rates[2] = measured.bytes;
+    return rates;
+  });
+}
+
 /// () -> lets another thread of this core run, if one waits for it
 Value yield_core(const CallbackInfo& info) {
   sched_yield();
@@ -210,6 +229,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
   add.operator()<yield_core>("yieldCore");
+  add.operator()<ceilings>("ceilings");
   return exports;
 }
 

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <utility>
+
+#include "affinity.h"
 
 namespace deeptroupe {
 namespace {
@@ -38,8 +41,8 @@ bool non_finite(const Tensor& tensor) {
 
 }  // namespace
 
-CpuExecutor::CpuExecutor(Group& group, int rank, int threads, const KernelTable& kernels)
-    : Executor(group, rank), kernels_(kernels), pool_(threads) {
+CpuExecutor::CpuExecutor(Group& group, int rank, int threads, std::vector<int> cores, const KernelTable& kernels)
+    : Executor(group, rank), kernels_(kernels), cores_(std::move(cores)), pool_(threads, cores_) {
   start();
 }
 
@@ -68,6 +71,7 @@ void CpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
 }
 
 void CpuExecutor::serve() {
+  stay_on(cores_, 0);
   while (const std::optional<RunRequest> request = next()) request->done(run(*request));
 }
 
@@ -132,8 +136,8 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(const KernelTable& kernels) : kernels_(kernels) {}
 
-  std::shared_ptr<Executor> open(Group& group, int rank, int threads) override {
-    return std::make_shared<CpuExecutor>(group, rank, threads, kernels_);
+  std::shared_ptr<Executor> open(Group& group, int rank, int threads, std::vector<int> cores) override {
+    return std::make_shared<CpuExecutor>(group, rank, threads, std::move(cores), kernels_);
   }
 
   void release(Group& group, int rank) override {

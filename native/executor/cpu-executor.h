@@ -9,7 +9,7 @@ namespace deeptroupe {
 
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(Group& group, int rank, int threads, const KernelTable& kernels);
+  CpuExecutor(Group& group, int rank, int threads, std::vector<int> cores, const KernelTable& kernels);
   ~CpuExecutor() override { join(); }
 
   std::shared_ptr<const Program> load(std::span<const std::byte> bytes) override;
@@ -26,6 +26,7 @@ class CpuExecutor final : public Executor {
   void execute(const ProgramInstruction& instruction, const RunRequest& request, std::vector<double>& scalars);
 
   const KernelTable& kernels_;
+  const std::vector<int> cores_;
   ThreadPool pool_;
   /// Written by the rank's thread.
   std::atomic<Progress> progress_{0};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 namespace deeptroupe {
 
@@ -12,8 +13,8 @@ struct KernelTable;
 class Device {
  public:
   virtual ~Device() = default;
-  /// Starts the thread of a rank.
-  virtual std::shared_ptr<Executor> open(Group& group, int rank, int threads) = 0;
+  /// Starts the thread of a rank. Thread t of a CPU's pool, 0 being the rank's own, stays on CPU cores[t], where there is one.
+  virtual std::shared_ptr<Executor> open(Group& group, int rank, int threads, std::vector<int> cores) = 0;
   /// Gives back what a rank whose executor has ended has reserved; `io` stays.
   virtual void release(Group& group, int rank) = 0;
 };

@@ -6,7 +6,7 @@
 
 namespace deeptroupe::gpu {
 
-std::shared_ptr<Executor> GpuDevice::open(Group& group, int rank, int) {
+std::shared_ptr<Executor> GpuDevice::open(Group& group, int rank, int, std::vector<int>) {
   return std::make_shared<GpuExecutor>(group, *this, rank);
 }
 

@@ -13,7 +13,7 @@ class GpuDevice final : public Device {
  public:
   GpuDevice(int ranks, const GpuOptions& options) : options_(options), memory_(ranks), met_(ranks) {}
 
-  std::shared_ptr<Executor> open(Group& group, int rank, int threads) override;
+  std::shared_ptr<Executor> open(Group& group, int rank, int threads, std::vector<int> cores) override;
   void release(Group& group, int rank) override;
 
   const GpuOptions& options() const { return options_; }

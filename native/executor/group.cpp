@@ -34,7 +34,7 @@ Group::Group(const ArenaBytes& bytes, const std::vector<std::byte*>& io, std::un
   for (size_t rank = 0; rank < io.size(); ++rank) memory[rank][arena].adopt(io[rank], bytes[arena]);
 }
 
-std::shared_ptr<Executor> Group::open(int rank, int threads) {
+std::shared_ptr<Executor> Group::open(int rank, int threads, std::vector<int> cores) {
   std::lock_guard lock(mutex_);
   if (closed_) throw UsageError("rank: group, expected an open one, got a closed one");
   if (rank < 0 || rank >= communicator.ranks())
@@ -42,7 +42,7 @@ std::shared_ptr<Executor> Group::open(int rank, int threads) {
         std::to_string(communicator.ranks() - 1) + ", got " + std::to_string(rank));
   if (executors_[rank])
     throw UsageError("rank: number " + std::to_string(rank) + ", expected one that is not open, got one opened before");
-  return executors_[rank] = device_->open(*this, rank, threads);
+  return executors_[rank] = device_->open(*this, rank, threads, std::move(cores));
 }
 
 void Group::keep(int rank, int64_t what) {

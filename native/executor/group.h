@@ -53,8 +53,8 @@ class Group {
   /// Held shared while JavaScript copies in or out, exclusively while memory is given back.
   std::shared_mutex memory_mutex;
 
-  /// Makes the executor of a rank. Throws UsageError if there is one already.
-  std::shared_ptr<Executor> open(int rank, int threads);
+  /// Makes the executor of a rank, its threads on `cores`, where there are some. Throws UsageError if there is one already.
+  std::shared_ptr<Executor> open(int rank, int threads, std::vector<int> cores);
   /// Says what the memory of a rank that closes holds; the next to open the rank takes it over.
   void keep(int rank, int64_t what);
   /// What the last one to have the rank kept, told once.

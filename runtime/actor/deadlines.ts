@@ -1,6 +1,6 @@
 // Deadlines of asks. Most asks are answered long before theirs, so an ask costs an entry in a queue and no timer of its own: asks of
 // one length expire in order, and one timer for each length stands for the first of them.
-import type { Clock } from './envelope.js'
+import type { Clock, Timer } from './envelope.js'
 import { Queue } from './queue.js'
 
 interface Entry {
@@ -10,11 +10,16 @@ interface Entry {
 
 interface Line {
   entries: Queue<Entry>
-  cancel: (() => void) | null
+  timer: Timer | null
 }
+
+/** More lengths than a program uses on purpose. */
+const manyLines = 16
 
 export class Deadlines {
   private readonly lines = new Map<number, Line>()
+  /** Asks that wait. While there is none the timers stay, but do not keep the process. */
+  private waiting = 0
   private trimming = false
 
   constructor(
@@ -23,28 +28,30 @@ export class Deadlines {
     private readonly expire: (id: number) => void,
   ) {}
 
-  /** `expire` is called for `id` after `ms`, if it is still open then. */
+  /** `expire` is called for `id`, which is open, after `ms`, if it is still open then. {@link closed} follows once it is not. */
   add(id: number, ms: number): void {
     let line = this.lines.get(ms)
     if (!line) {
-      line = { entries: new Queue(), cancel: null }
+      line = { entries: new Queue(), timer: null }
       this.lines.set(ms, line)
     }
     this.dropClosed(line)
     line.entries.push({ id, at: this.clock.now() + ms })
+    if (this.waiting++ === 0) for (const { timer } of this.lines.values()) timer?.hold(true)
     this.arm(ms, line)
   }
 
-  /** Something was closed: a timer that stands for nothing goes soon, for it would keep the process. */
+  /** One of those added was closed. */
   closed(): void {
-    if (this.trimming) return
+    if (--this.waiting === 0) for (const { timer } of this.lines.values()) timer?.hold(false)
+    if (this.trimming || this.lines.size <= manyLines) return
     this.trimming = true
     this.clock.later(() => {
       this.trimming = false
       for (const [ms, line] of this.lines) {
         this.dropClosed(line)
         if (line.entries.size > 0) continue
-        line.cancel?.()
+        line.timer?.cancel()
         this.lines.delete(ms)
       }
     })
@@ -52,7 +59,7 @@ export class Deadlines {
 
   /** Ends all timers. */
   close(): void {
-    for (const line of this.lines.values()) line.cancel?.()
+    for (const { timer } of this.lines.values()) timer?.cancel()
     this.lines.clear()
   }
 
@@ -72,16 +79,17 @@ export class Deadlines {
 
   private arm(ms: number, line: Line): void {
     const { first } = line.entries
-    if (line.cancel || !first) return
-    line.cancel = this.clock.after(Math.max(first.at - this.clock.now(), 0), () => {
-      line.cancel = null
+    if (line.timer || !first) return
+    line.timer = this.clock.after(Math.max(first.at - this.clock.now(), 0), () => {
+      line.timer = null
       const now = this.clock.now()
       for (let { first: entry } = line.entries; entry && entry.at <= now; entry = line.entries.first) {
         line.entries.shift()
         if (this.open(entry.id)) this.expire(entry.id)
       }
       this.dropClosed(line)
-      this.arm(ms, line)
+      if (line.entries.size === 0) this.lines.delete(ms)
+      else this.arm(ms, line)
     })
   }
 }

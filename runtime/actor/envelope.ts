@@ -178,12 +178,19 @@ export interface Spawner {
 export interface Clock {
   /** Milliseconds, monotonic. */
   now(): number
-  /** Runs `run` after `ms`; returns its cancellation. */
-  after(ms: number, run: () => void): () => void
+  /** Runs `run` after `ms`. */
+  after(ms: number, run: () => void): Timer
   /** Runs `run` after the present turn, before input is read. */
   soon(run: () => void): void
   /** Runs `run` after input was read. */
   later(run: () => void): void
+}
+
+/** What a clock will run, and runs only once. */
+export interface Timer {
+  cancel(): void
+  /** Whether the process is to live on for it; it is at first. */
+  hold(holds: boolean): void
 }
 
 /** The clock of the machine. */
@@ -192,7 +199,10 @@ export const systemClock: Clock = {
   after(ms, run) {
     // Past 2^31 ms a Node timer would fire at once.
     const timer = setTimeout(run, Math.min(ms, 2 ** 31 - 1))
-    return () => clearTimeout(timer)
+    return {
+      cancel: () => clearTimeout(timer),
+      hold: (holds) => void (holds ? timer.ref() : timer.unref()),
+    }
   },
   soon: queueMicrotask,
   later: setImmediate,

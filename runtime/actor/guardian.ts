@@ -2,7 +2,7 @@
 // A life ends children first. What fails together restarts together, in the order of spawning; past its budget the parent fails.
 import type { CreditTable } from './credits.js'
 import { DeathWatch, Obituaries } from './deathwatch.js'
-import type { Address, Clock, Envelope, GuardianRequest, LifeSpec, Report, Spawner } from './envelope.js'
+import type { Address, Clock, Envelope, GuardianRequest, LifeSpec, Report, Spawner, Timer } from './envelope.js'
 import { ActorError, asError, type Cause, deadActor } from './errors.js'
 import type { SystemEvent, SystemView } from './events.js'
 import type { LogLevel } from './log.js'
@@ -298,18 +298,18 @@ export class Guardian implements Lives {
   private async ended(entry: Entry, life: Life, cause: Cause, force: boolean): Promise<void> {
     const { clock, send } = this.options
     const { host } = entry.address
-    const kill = (): (() => void) =>
+    const kill = (): Timer =>
       clock.after(killMs, () =>
         this.killHost(host, `worker ${host - 1} did not answer a forced stop of ${entry.path} for ${killMs} ms`),
       )
-    let cancel = force
+    let timer = force
       ? kill()
       : clock.after(entry.policy.graceMs, () => {
           send(host, { kind: 'stop', id: entry.id, cause, force: true })
-          cancel = kill()
+          timer = kill()
         })
     await life.ended()
-    cancel()
+    timer.cancel()
   }
 
   /** Ends the worker of an actor that is taken for hung. */

@@ -206,10 +206,10 @@ export class Host implements CellHost, Inbox {
         }
         return true
       }
+      this.deadlines.add(id, deadline)
       const line = this.lines.get(to.id)
       if (line) line.push(attempt)
       else if (!attempt()) void this.queueUp(to, attempt)
-      this.deadlines.add(id, deadline)
     })
   }
 

@@ -189,11 +189,11 @@ export class Recovery {
     if (this.lives.stopping) return Promise.resolve()
     return new Promise((resolve) => {
       const wake = (): void => {
-        cancel()
+        timer.cancel()
         this.sleepers.delete(wake)
         resolve()
       }
-      const cancel = this.options.clock.after(ms, wake)
+      const timer = this.options.clock.after(ms, wake)
       this.sleepers.add(wake)
     })
   }

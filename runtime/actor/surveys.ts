@@ -30,11 +30,11 @@ export class Surveys {
     return new Promise((resolve) => {
       const id = ++this.last
       const done = (): void => {
-        cancel()
+        timer.cancel()
         this.open.delete(id)
         resolve()
       }
-      const cancel = this.clock.after(patienceMs, done)
+      const timer = this.clock.after(patienceMs, done)
       const waiting = new Set(Array.from({ length: this.hosts }, (_, host) => host))
       this.open.set(id, { waiting, views, done })
       for (const host of [...waiting]) if (!this.send(host, { kind: 'inspect', id })) this.hear(id, host, [])

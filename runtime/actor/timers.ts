@@ -37,15 +37,14 @@ export class Timers {
   every(ms: number, message: UserMessage): () => void {
     const timer: Timer = { message, waiting: false, cancelled: false }
     let next = this.clock.now() + ms
-    let cancel = (): void => {}
     const tick = (): void => {
       const late = Math.max(this.clock.now() - next, 0)
       next += ms * (1 + Math.floor(late / ms))
-      cancel = this.clock.after(next - this.clock.now(), tick)
+      alarm = this.clock.after(next - this.clock.now(), tick)
       this.fire(timer)
     }
-    cancel = this.clock.after(ms, tick)
-    const stop = (): void => cancel()
+    let alarm = this.clock.after(ms, tick)
+    const stop = (): void => alarm.cancel()
     this.running.add(stop)
     return this.cancellation(timer, stop)
   }
@@ -66,7 +65,8 @@ export class Timers {
   }
 
   private start(ms: number, run: () => void): () => void {
-    const stop = this.clock.after(ms, run)
+    const alarm = this.clock.after(ms, run)
+    const stop = (): void => alarm.cancel()
     this.running.add(stop)
     return stop
   }

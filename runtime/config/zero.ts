@@ -11,6 +11,7 @@ export const zeroSection = section({
   stage3_model_persistence_threshold: integer().optional(),
   stage3_max_live_parameters: integer().optional(),
   stage3_max_reuse_distance: integer().optional(),
+  stage3_gather_16bit_weights_on_model_save: flag.optional(),
   contiguous_gradients: tunes(flag, true),
   reduce_scatter: tunes(flag, true),
   allgather_partitions: tunes(flag, true),
@@ -22,7 +23,6 @@ export const zeroSection = section({
   ignore_unused_parameters: tunes(flag, true),
   legacy_stage1: tunes(flag, false),
   round_robin_gradients: tunes(flag, false),
-  stage3_gather_16bit_weights_on_model_save: tunes(flag, false),
   stage3_module_granularity_threshold: tunes(integer(), 0),
   stage3_use_all_reduce_for_fetch_params: tunes(flag, false),
   stage3_allgather_sequential: tunes(flag, false),
@@ -105,6 +105,8 @@ export interface ZeroConfig {
   readonly maxLiveParameters: number
   /** Stage 3: a parameter whose next use is at most this many elements away stays gathered. */
   readonly maxReuseDistance: number
+  /** Stage 3: whether 16-bit weights may be gathered from all ranks to save the model. */
+  readonly gather16bitWeightsOnModelSave: boolean
 }
 
 /** The section's settings, defaults filled in. */
@@ -118,5 +120,6 @@ export function zeroConfig(given: z.output<typeof zeroSection> = {}): ZeroConfig
     modelPersistenceThreshold: given.stage3_model_persistence_threshold ?? Number.MAX_SAFE_INTEGER,
     maxLiveParameters: given.stage3_max_live_parameters ?? 1e9,
     maxReuseDistance: given.stage3_max_reuse_distance ?? 1e9,
+    gather16bitWeightsOnModelSave: given.stage3_gather_16bit_weights_on_model_save ?? false,
   }
 }

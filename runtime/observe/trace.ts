@@ -15,6 +15,8 @@ export interface TraceSpan {
   /** Floating-point operations and bytes moved, where the work has a cost. */
   readonly flops?: number
   readonly bytes?: number
+  /** The dtype that those operations compute on. */
+  readonly dtype?: string
   /** Further facts: module, source line, step. */
   readonly details?: Readonly<Record<string, string | number>>
 }

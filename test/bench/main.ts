@@ -1,4 +1,4 @@
-// `npm run bench -- [--only NAME,...] [--json FILE] [--python PATH]`: our speed against peers in one run. A row claims a ratio; what
+// `npm run bench -- [--only NAME,...] [--json FILE] [--python PATH] [--profile]`: our speed against peers in one run. A row claims a ratio; what
 // a peer's absence leaves open is said in the row. One JSON object for each row goes to FILE, or to stdout before the table.
 import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, tmpdir } from 'node:os'
@@ -16,13 +16,17 @@ interface Setting {
   readonly torch: PyTorch
   /** For data, configurations and compiled peers; removed at the end. */
   readonly folder: string
+  readonly profile: boolean
 }
 
 const benches: Readonly<Record<string, (setting: Setting) => AsyncGenerator<Row>>> = {
   actors: () => actorRows(),
-  char: ({ torch, folder }) => trainingRows('char', torch, folder),
-  gpt2: ({ torch, folder }) => trainingRows('gpt2', torch, folder),
-  mini: ({ torch, folder }) => trainingRows('mini', torch, folder),
+  char: (setting) => trainingRows('char', setting),
+  gpt2: (setting) => trainingRows('gpt2', setting),
+  mini: async function* (setting) {
+    yield* trainingRows('mini', setting)
+    yield* trainingRows('mini-ranks', setting)
+  },
   products: ({ folder }) => {
     const { peers, missing } = buildProductPeers(folder)
     return productRows(peers, missing)
@@ -42,9 +46,10 @@ const program = new Command('bench')
   .description('Our speed against peers in one run')
   .option('--only <names>', `rows to measure (${Object.keys(benches).join(',')})`, names, Object.keys(benches))
   .option('--json <file>', 'write one JSON object for each row there')
+  .option('--profile', 'explain each training row by instruction, against what the machine reaches')
   .option('--python <path>', 'a Python that imports torch (DEEPTROUPE_PYTHON, else python3)')
   .parse()
-const options = program.opts<{ only: string[]; json?: string; python?: string }>()
+const options = program.opts<{ only: string[]; json?: string; python?: string; profile?: boolean }>()
 
 const { best, reason } = machine()
 if (!best) {
@@ -62,7 +67,7 @@ try {
   write(
     `${JSON.stringify({ machine: cpus()[0]?.model, cores: availableParallelism(), isa: best, node: process.version })}\n`,
   )
-  const setting: Setting = { torch: findPyTorch(options.python), folder }
+  const setting: Setting = { torch: findPyTorch(options.python), folder, profile: options.profile ?? false }
   for (const name of options.only) {
     for await (const row of benches[name]!(setting)) {
       rows.push(row)
@@ -70,6 +75,7 @@ try {
     }
   }
   process.stdout.write(`\n${tableOf(rows)}`)
+  for (const { row, page } of rows) if (page) process.stdout.write(`\n${row}, three steps of all ranks:\n${page}`)
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }

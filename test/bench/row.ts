@@ -12,6 +12,8 @@ export interface Row {
   readonly peers: Readonly<Record<string, number>>
   /** Why a peer is missing, and other things to know. */
   readonly notes: readonly string[]
+  /** What explains the figure, by instruction. */
+  readonly page?: string
 }
 
 /** The peer that did best. */

@@ -61,7 +61,7 @@ interface Schedule {
 async function nativeSchedule(writer: ProgramWriter): Promise<NativeSchedule> {
   const group = createGroup({ device: 'cpu', ranks: 2, arenas })
   const native = addon().addon!
-  const { handle } = native.openRank(group.token.id, 0, 1)
+  const { handle } = native.openRank(group.token.id, 0, 1, new Int32Array(0))
   native.allocate(handle, arenaNames.indexOf('activations'))
   const schedule = native.schedule(handle, native.load(handle, writer.encode()))
   await native.closeRank(handle, -1)

@@ -46,7 +46,7 @@ if (native) {
     const bytes = victim()
     const sizes = Float64Array.from(arenaNames, () => 4096)
     const group = native.createGroup(1, sizes, 'portable', [new Uint8Array(new SharedArrayBuffer(4096))])
-    const { handle: rank } = native.openRank(group, 0, 1)
+    const { handle: rank } = native.openRank(group, 0, 1, new Int32Array(0))
     native.allocate(rank, arenaNames.indexOf('activations'))
     native.load(rank, bytes)
     const outcomes = { taken: 0, refused: 0 }

@@ -43,6 +43,26 @@ test('tell and ask reach actors on workers and on the main thread', async (t) =>
   }
 })
 
+test('loops tells which thread ran JavaScript, and for how long', async (t) => {
+  const system = await start(t, 2)
+  const busy = await system.spawn(recorder, undefined, { worker: 1 })
+  const started = performance.now()
+  const before = system.loops()
+  await busy.ask({ type: 'block', ms: 200 })
+  await busy.ask({ type: 'all' })
+  const after = system.loops()
+  const wall = performance.now() - started
+  t.deepEqual(
+    after.map(({ worker }) => worker),
+    ['main', 0, 1],
+  )
+  const spent = after.map(({ activeMs, idleMs }, i) => [activeMs - before[i]!.activeMs, idleMs - before[i]!.idleMs])
+  const [, [, idleOther], [active]] = spent as [number[], number[], number[]]
+  t.true(active! >= 200, `worker 1 was active for ${active} ms`)
+  t.true(idleOther! > 0, `worker 0 was idle for ${idleOther} ms`)
+  for (const [busyMs, idleMs] of spent) t.true(busyMs! + idleMs! <= wall + 1)
+})
+
 test('without a place an actor goes to the worker with the fewest', async (t) => {
   const system = await start(t, 2)
   const places = []

@@ -136,8 +136,8 @@ test('a virtual clock fires in order of time, and what was set first goes first'
     clock.after(5, () => fired.push('d'))
   })
   clock.after(10, () => fired.push('c'))
-  const cancel = clock.after(7, () => fired.push('never'))
-  cancel()
+  const never = clock.after(7, () => fired.push('never'))
+  never.cancel()
   while (clock.step(10));
   t.deepEqual(fired, ['a', 'b', 'c', 'd'])
   t.is(clock.now(), 10)

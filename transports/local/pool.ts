@@ -1,5 +1,6 @@
 // Threads for hosts: one piscina pool whose every worker runs one host. A host that ends is told to the system with its cause, and
 // its place is filled again when the system asks. Every two hosts have a message channel of their own.
+import type { EventLoopUtilization } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { MessageChannel, type MessagePort, type ResourceLimits } from 'node:worker_threads'
 import { Piscina } from 'piscina'
@@ -31,6 +32,8 @@ interface Thread {
   running: boolean
   /** Resolves when the thread itself is gone, natively too. */
   exited: Promise<unknown>
+  /** Of its event loop, since it began; null: it does not run yet. */
+  loop: (() => EventLoopUtilization) | null
   /** Hosts that have not yet taken their port to this one. */
   readonly unconnected: Set<number>
   progress(): void
@@ -71,6 +74,7 @@ export class Pool implements Spawner {
       const thread: Thread = {
         abort,
         running: false,
+        loop: null,
         exited: Promise.resolve(),
         unconnected: new Set(),
         ended: this.run(host, port2, far, abort.signal).then(async (error) => {
@@ -95,7 +99,10 @@ export class Pool implements Spawner {
     if (!thread) return
     thread.running = true
     const worker = this.piscina!.threads.find(({ threadId }) => threadId === word.threadId)
-    if (worker) thread.exited = new Promise((resolve) => worker.once('exit', resolve))
+    if (worker) {
+      thread.exited = new Promise((resolve) => worker.once('exit', resolve))
+      thread.loop = () => worker.performance.eventLoopUtilization()
+    }
     // Channels only between threads that run: a port that waits in a queue is lost with the thread that was to get its peer.
     for (const [other, { running }] of this.threads) {
       if (other === from || !running) continue
@@ -106,6 +113,11 @@ export class Pool implements Spawner {
       this.tell(other, { kind: 'connect', host: from, port: port2, memory: far }, [port2])
     }
     thread.progress()
+  }
+
+  /** How busy the event loop of each running worker was since it began, by host. */
+  loops(): Map<number, EventLoopUtilization> {
+    return new Map([...this.threads].flatMap(([host, { loop }]) => (loop ? [[host, loop()] as const] : [])))
   }
 
   kill(host: number): void {

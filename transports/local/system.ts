@@ -29,10 +29,31 @@ export interface StartOptions {
 
 let started = 0
 
+/** How busy the event loop of a thread was since it began: Node's `performance.eventLoopUtilization()`. */
+export interface LoopView {
+  readonly worker: 'main' | number
+  /** Milliseconds in which it ran JavaScript or was blocked by it, and in which it waited. */
+  readonly activeMs: number
+  readonly idleMs: number
+}
+
 /** An actor system on this process's threads: `await ActorSystem.start({ workers: 2 })`. */
 export class ActorSystem extends System {
-  private constructor(parts: SystemParts) {
+  private constructor(
+    parts: SystemParts,
+    private readonly pool: Pool,
+  ) {
     super(parts)
+  }
+
+  /** The thread that started the system, then the workers in their order. The share of JavaScript in a stretch of time is a difference of two. */
+  loops(): LoopView[] {
+    const main = [0, performance.eventLoopUtilization()] as const
+    return [main, ...[...this.pool.loops()].sort(([a], [b]) => a - b)].map(([host, { active, idle }]) => ({
+      worker: host === 0 ? 'main' : host - 1,
+      activeMs: active,
+      idleMs: idle,
+    }))
   }
 
   /** Starts the workers; resolves when each is connected to every other. Rejects with `BAD_OPTION` or `WORKER_EXIT`. */
@@ -77,15 +98,10 @@ export class ActorSystem extends System {
       ...(resourceLimits && { resourceLimits }),
       onDown: (host, cause) => system.guardian.hostDown(host, cause),
     })
-    const system: ActorSystem = new ActorSystem({
-      name,
-      credits,
-      clock: systemClock,
-      transport: links,
-      spawner: pool,
-      seed,
-      log,
-    })
+    const system: ActorSystem = new ActorSystem(
+      { name, credits, clock: systemClock, transport: links, spawner: pool, seed, log },
+      pool,
+    )
     try {
       for (let host = 1; host <= workers; host++) await pool.open(host)
     } catch (error) {

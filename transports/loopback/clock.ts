@@ -1,7 +1,7 @@
 // Time for tests: it stands still until it is moved, and then everything falls due in its order.
-import type { Clock } from '../../runtime/actor/envelope.js'
+import type { Clock, Timer } from '../../runtime/actor/envelope.js'
 
-interface Timer {
+interface Alarm {
   at: number
   readonly runs: () => boolean
   readonly run: () => void
@@ -10,13 +10,13 @@ interface Timer {
 /** Time that stands still until it is advanced. */
 export class VirtualClock implements Clock {
   private time = 0
-  private readonly timers = new Set<Timer>()
+  private readonly timers = new Set<Alarm>()
 
   now(): number {
     return this.time
   }
 
-  after(ms: number, run: () => void): () => void {
+  after(ms: number, run: () => void): Timer {
     return this.start(ms, run, () => true)
   }
 
@@ -45,7 +45,7 @@ export class VirtualClock implements Clock {
 
   /** Moves to the next timer up to `limit` and fires it; false: there was none, and time is `limit`. */
   step(limit: number): boolean {
-    let next: Timer | null = null
+    let next: Alarm | null = null
     for (const timer of this.timers) {
       if (timer.at <= limit && timer.runs() && (!next || timer.at < next.at)) next = timer
     }
@@ -61,9 +61,17 @@ export class VirtualClock implements Clock {
     for (const timer of this.timers) if (timer.runs()) timer.at = Math.max(timer.at, this.time)
   }
 
-  private start(ms: number, run: () => void, runs: () => boolean): () => void {
-    const timer: Timer = { at: this.time + ms, runs, run }
+  private start(ms: number, run: () => void, runs: () => boolean): Timer {
+    const timer: Alarm = { at: this.time + ms, runs, run }
     this.timers.add(timer)
-    return () => this.timers.delete(timer)
+    return {
+      cancel: () => void this.timers.delete(timer),
+      // What need not happen is left out of time.
+      hold: (holds) => {
+        timer.at = Math.max(timer.at, this.time)
+        if (holds) this.timers.add(timer)
+        else this.timers.delete(timer)
+      },
+    }
   }
 }

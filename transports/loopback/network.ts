@@ -141,11 +141,11 @@ export class Network implements Spawner {
   private pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const wake = (): void => {
-        cancel()
+        timer.cancel()
         this.pauses.delete(wake)
         resolve()
       }
-      const cancel = this.clock.after(ms, wake)
+      const timer = this.clock.after(ms, wake)
       this.pauses.add(wake)
     })
   }

@@ -1,4 +1,6 @@
-// What each ZeRO stage slices: 0 keeps everything whole; 1 slices optimizer states; 2 gradients too; 3 parameters too (arXiv 1910.02054).
+// What each ZeRO stage slices (arXiv 1910.02054): 0 keeps everything whole; 1 slices optimizer states, 2 gradients too, 3 parameters too.
+// Here each micro-step's gradients go to their owners as they are made, so from stage 1 on nobody would read a whole accumulator, and
+// stages 1 and 2 are the same. (DeepSpeed's stage 1 adds up whole gradients and reduces them once a step.)
 import type { GatherOptions } from './gathers.js'
 import type { FlatLayout, Unit, WeightDType } from './layout.js'
 
@@ -58,7 +60,7 @@ export class Sharding {
     const { ranks, stage } = this.options
     return {
       parameters: ranks > 1 && stage >= 3,
-      gradients: ranks > 1 && stage >= 2,
+      gradients: ranks > 1 && stage >= 1,
       optimizer: ranks > 1 && stage >= 1,
     }
   }

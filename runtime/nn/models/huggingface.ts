@@ -142,9 +142,13 @@ export function writeModelFolder(path: string, model: LanguageModel, read: (para
   writeSafetensors(join(path, 'model.safetensors'), tensors, modelMetadata)
 }
 
-/** The text of config.json. */
-export function modelConfig(model: LanguageModel): string {
-  return `${JSON.stringify({ ...model.config, dtype: 'float32', torch_dtype: 'float32' }, null, 2)}\n`
+/** Dtypes as config.json spells them. */
+const torchDTypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
+
+/** The text of config.json; `weights` is the dtype of the folder's weights. */
+export function modelConfig(model: LanguageModel, weights: keyof typeof torchDTypes = 'f32'): string {
+  const dtype = torchDTypes[weights]
+  return `${JSON.stringify({ ...model.config, dtype, torch_dtype: dtype }, null, 2)}\n`
 }
 
 /** What `from_pretrained` demands of a safetensors file's metadata. */

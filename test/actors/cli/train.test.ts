@@ -1,6 +1,7 @@
 // The flags of `train` act: each is seen in what the command prints, writes or computes.
 import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import test from 'ava'
+import { allowedCores } from '../../../native/index.js'
 import { listCheckpoints, readManifest } from '../../../runtime/checkpoint/manifest.js'
 import { SafetensorsFile, writeSafetensors } from '../../../runtime/checkpoint/safetensors.js'
 import { curve, type Line, linesOf, readJson, run, tiny, workshop } from './command.js'
@@ -212,7 +213,7 @@ test('bf16 and fp16: the plan by dtype, a memory limit that it keeps, loss scale
 test('--profile writes a Chrome trace: every instruction of three steps on each rank, with rates', async (t) => {
   const { data, at } = workshop(t)
   const { stderr } = await train(data, '--steps', '6', '--ranks', '2', '--profile', at('trace.json'))
-  t.regex(stderr, /^op +calls +ms +share +GFLOP\/s +GB\/s$/m)
+  t.regex(stderr, /^op +where +calls +ms +share +GFLOP\/s +GB\/s +of ceiling$/m)
   const { traceEvents } = readJson(at('trace.json')) as {
     traceEvents: {
       ph: string
@@ -270,6 +271,67 @@ test('--steps 0 --save writes the initial model, --init starts from it', async (
   const straight = await train(data, '--steps', '2', '--json')
   const outcome = await run('train', '--init', path, '--threads', '1', '--data', data, '--steps', '2', '--json')
   t.deepEqual(curve(linesOf(outcome)), curve(straight.lines))
+})
+
+test('--bind_cores_to_rank gives every thread a CPU, changes no bit, and says where there are too few', async (t) => {
+  const { data } = workshop(t)
+  const cores = allowedCores()
+  if (cores.length < 2) return t.pass('one CPU')
+  const args = ['--ranks', '2', '--threads', '1', '--steps', '3', '--json']
+  const { lines } = await train(data, ...args, '--bind_cores_to_rank')
+  t.deepEqual(curve(lines), curve((await train(data, ...args)).lines))
+  const { stdout } = await train(data, ...args, '--bind_cores_to_rank', '--dry-run')
+  t.deepEqual(
+    JSON.parse(stdout).cores,
+    cores.slice(0, 2).map((core) => [core]),
+  )
+  const crowded = await run(
+    'train',
+    ...tiny,
+    '--data',
+    data,
+    '--ranks',
+    '1',
+    '--threads',
+    `${cores.length + 1}`,
+    '--bind_cores_to_rank',
+  )
+  t.is(crowded.code, 1)
+  t.regex(
+    crowded.stderr,
+    new RegExp(
+      `^error: initialize: bindCoresToRank, expected at most ${cores.length} threads in all, one for each CPU`,
+    ),
+  )
+  const slow = await run('train', ...tiny, '--data', data, '--device', 'reference', '--bind_cores_to_rank')
+  t.regex(
+    slow.stderr,
+    /^error: initialize: bindCoresToRank, expected the cpu device, whose ranks have native threads, got reference$/m,
+  )
+})
+
+test('--save-16bit writes the weights in the dtype of the run at the end; ZeRO 3 must be told to gather', async (t) => {
+  const { data, at } = workshop(t)
+  const config = (gather: boolean): string => {
+    const zero = { stage: 3, stage3_gather_16bit_weights_on_model_save: gather }
+    writeFileSync(
+      at('ds.json'),
+      JSON.stringify({ train_batch_size: 8, bf16: { enabled: true }, zero_optimization: zero }),
+    )
+    return at('ds.json')
+  }
+  const args = ['--ranks', '2', '--steps', '2', '--save-16bit', at('weights')]
+  const { lines } = await train(data, ...args, '--config', config(true), '--json')
+  t.regex(String(lines.at(-1)!['message']), /^weights of step 2 in .*weights, /)
+  const file = new SafetensorsFile(at('weights', 'model.safetensors'))
+  t.true([...file.tensors.values()].every(({ dtype }) => dtype === 'BF16'))
+  file.close()
+  const refused = await run('train', ...tiny, '--data', data, ...args, '--config', config(false))
+  t.is(refused.code, 1)
+  t.regex(
+    refused.stderr,
+    /^error: --save-16bit, expected "stage3_gather_16bit_weights_on_model_save": true under ZeRO stage 3, got false\n$/,
+  )
 })
 
 test('data: a folder, token streams of two and four bytes, rows of input_ids give the same tokens to the same samples', async (t) => {

@@ -20,7 +20,7 @@ async function start(names: readonly string[], at: (n: number, host: Host, clock
   let control: Order[] = []
   const clock: Clock = {
     now: () => time.ms,
-    after: () => () => {},
+    after: () => ({ cancel() {}, hold() {} }),
     soon: (run) => queueMicrotask(run),
     later: (run) => setImmediate(run),
   }

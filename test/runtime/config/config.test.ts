@@ -49,6 +49,7 @@ test('an almost empty configuration has the documented defaults and no notices',
       modelPersistenceThreshold: Number.MAX_SAFE_INTEGER,
       maxLiveParameters: 1e9,
       maxReuseDistance: 1e9,
+      gather16bitWeightsOnModelSave: false,
     },
     precision: {
       dtype: 'f32',
@@ -118,6 +119,7 @@ test('acting keys arrive', (t) => {
     modelPersistenceThreshold: 8,
     maxLiveParameters: 9,
     maxReuseDistance: 10,
+    gather16bitWeightsOnModelSave: false,
   })
 })
 
@@ -444,9 +446,10 @@ test('a full configuration: what is not supported is told by key, the rest resol
   t.deepEqual(config.batch, { train: 64, micro: 4, accumulation: 8, world: 2 })
   t.like(config.optimizer, { lr: 2e-5, betas: [0.9, 0.95], weightDecay: 0.1 })
   t.is(config.zero.stage, 3)
+  t.true(config.zero.gather16bitWeightsOnModelSave)
   t.deepEqual(
     config.notices.map((notice) => notice.split(':')[0]),
-    ['zero_optimization.stage3_gather_16bit_weights_on_model_save', 'csv_monitor.enabled', 'checkpoint.tag_validation'],
+    ['csv_monitor.enabled', 'checkpoint.tag_validation'],
   )
 })
 

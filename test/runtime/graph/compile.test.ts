@@ -207,11 +207,11 @@ test('16-bit weights: half the bytes, f32 masters in the shard, accumulators as 
     }
     const [whole, slice] = [1, 1 / ranks]
     const share = (from: number): number => (stage >= from ? slice : whole)
-    t.deepEqual(sizes('f32'), { parameters: 4 * share(3), gradients: 4 * share(2), optimizer: 8 * share(1) })
-    t.deepEqual(sizes('bf16'), { parameters: 2 * share(3), gradients: 4 * share(2), optimizer: 12 * share(1) })
+    t.deepEqual(sizes('f32'), { parameters: 4 * share(3), gradients: 4 * share(1), optimizer: 8 * share(1) })
+    t.deepEqual(sizes('bf16'), { parameters: 2 * share(3), gradients: 4 * share(1), optimizer: 12 * share(1) })
     t.deepEqual(sizes('bf16 accumulation'), {
       parameters: 2 * share(3),
-      gradients: 2 * share(2),
+      gradients: 2 * share(1),
       optimizer: 12 * share(1),
     })
   }
@@ -294,7 +294,7 @@ test('bytes by category fall with the stage', (t) => {
     const { plan, layout } = compiled({ ranks, stage })
     const whole = layout.length * 4
     t.is(plan.arenas.parameters, stage >= 3 ? whole / ranks : whole)
-    t.is(plan.arenas.gradients, stage >= 2 ? whole / ranks : whole)
+    t.is(plan.arenas.gradients, stage >= 1 ? whole / ranks : whole)
     t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2)
   }
 })
