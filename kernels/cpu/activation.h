@@ -4,19 +4,11 @@
 
 #include <type_traits>
 
+#include "../abi/activation-kind.h"
 #include "check.h"
 #include "isa.h"
 
 namespace deeptroupe::DT_ISA {
-
-namespace activation_kind {
-inline constexpr int gelu_tanh = 0;
-inline constexpr int gelu_erf = 1;
-inline constexpr int relu = 2;
-inline constexpr int silu = 3;
-inline constexpr int tanh = 4;
-inline constexpr int count = 5;
-}  // namespace activation_kind
 
 /// e^(2|x|) - 1 to 2 ulp, |x| cut at 43: (e - 1) / (e + 1) and 4 e / (e + 1)^2 are then exact to rounding for every x.
 DT_INLINE vf expm1_twice_abs(vf x) {

@@ -5,18 +5,10 @@
 
 #include <type_traits>
 
+#include "../abi/activation-kind.h"
 #include "kernel.h"
 
 namespace deeptroupe::gpu {
-
-namespace activation_kind {
-inline constexpr int gelu_tanh = 0;
-inline constexpr int gelu_erf = 1;
-inline constexpr int relu = 2;
-inline constexpr int silu = 3;
-inline constexpr int tanh = 4;
-inline constexpr int count = 5;
-}  // namespace activation_kind
 
 /// x / y to 2 ulp; zero where |y| is beyond 2^126.
 __device__ inline float quotient(float x, float y) { return __fdividef(x, y); }
