@@ -6,7 +6,9 @@ import { type GroupToken, type RankDevice, RunError, type RunOptions, type RunRe
 import { abortGroup, groupProgress, openRank } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { type SlotArrays, slotArrays } from '../../runtime/data/slot.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
+import { orderName } from '../../runtime/graph/passes/order.js'
 import { optimizerShard } from '../optimizer-shard/actor.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
 import { forgetDevice, readRegions, shareDevice, writeRegions } from './device.js'
@@ -24,7 +26,7 @@ interface RankState {
   readonly rank: number
   readonly device: RankDevice
   readonly programs: ReadonlyMap<ProgramName, Loaded>
-  readonly slots: readonly SharedArrayBuffer[]
+  readonly slots: readonly SlotArrays[]
   readonly batch: BatchShape
   readonly optimizer: ActorRef<OptimizerShardProtocol>
   /** The step at whose end parameters and optimizer states are; null: not known. */
@@ -56,12 +58,12 @@ function binding(state: RankState, program: Program, name: string): Int32Array |
 }
 
 function setRows(state: RankState, program: Program, slot: number, row: number): void {
-  const { rows, sequence, micro } = state.batch
-  const batch = new Int32Array(state.slots[slot]!)
-  const count = micro * sequence
-  binding(state, program, 'tokens').set(batch.subarray(row * sequence, row * sequence + count))
-  const targets = (rows + row) * sequence
-  binding(state, program, 'targets').set(batch.subarray(targets, targets + count))
+  const { inputs, targets, order } = state.slots[slot]!
+  const { sequence, micro } = state.batch
+  const [begin, end] = [row * sequence, (row + micro) * sequence]
+  binding(state, program, 'tokens').set(inputs.subarray(begin, end))
+  binding(state, program, 'targets').set(targets.subarray(begin, end))
+  if (order && orderName in program.bindings) binding(state, program, orderName).set(order.subarray(begin, end))
 }
 
 /** Runs a program. While it runs, and after a failure inside the update, nothing is known of what this rank holds. */
@@ -133,7 +135,7 @@ async function open(
     rank,
     device,
     programs: new Map(handles),
-    slots,
+    slots: slots.map((memory) => slotArrays(batch, memory)),
     batch,
     optimizer,
     held: device.kept,

@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0x3a8b2bb0e1a8ba7e;
+inline constexpr uint64_t op_table_hash = 0xfb1a2240bdfe6807;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -340,7 +340,7 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::linear_cross_entropy_gradients, "linear_cross_entropy_gradients", 4, 0, 3, 0, 4, false},
     {Opcode::dropout, "dropout", 2, 2, 1, 3, 2, false},
     {Opcode::embedding, "embedding", 2, 0, 1, 0, 0, false},
-    {Opcode::embedding_backward, "embedding_backward", 3, 4, 1, 0, 2, false},
+    {Opcode::embedding_backward, "embedding_backward", 4, 12, 1, 0, 2, false},
     {Opcode::arange, "arange", 0, 0, 1, 0, 1, false},
     {Opcode::fill, "fill", 0, 0, 1, 0, 2, true},
     {Opcode::scalar, "scalar", 0, 0, 1, 1, 1, false},

@@ -22,6 +22,7 @@ import {
 } from './partition/sharding.js'
 import { checkpointBlocks } from './passes/checkpoint.js'
 import { fusionPasses } from './passes/fuse.js'
+import { tokenOrder } from './passes/order.js'
 import { gradientPrecision, lowerPrecision } from './passes/precision.js'
 import { type CheapOp, recomputeCheap } from './passes/recompute.js'
 import { commonSubexpressions, deadCode } from './passes/simplify.js'
@@ -134,7 +135,9 @@ export function compile(options: CompileOptions): Compilation {
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
   const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
-    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.backend), deadCode]
+    const { backend } = options
+    const last = backend.tokenOrder ? [tokenOrder] : []
+    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(backend), deadCode, ...last]
     return passes
       .filter((pass) => !options.without?.includes(pass.name))
       .reduce((result, pass) => pass.run(result), graph)

@@ -4,6 +4,7 @@ import { activationKinds } from '../../kernels/ops/activation.js'
 import { type Attributes, elements } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
 import type { FusionName } from '../../kernels/ops/fusion.js'
+import type { ReferenceTensor } from '../../kernels/reference/index.js'
 import { type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
 
 export interface OpCase {
@@ -414,6 +415,12 @@ function* dropoutCases(): Generator<OpCase> {
   }
 }
 
+/** Positions sorted by index, then by position. */
+export function orderOf({ data }: ReferenceTensor): ReferenceTensor {
+  const positions = Array.from(data, (_, i) => i).sort((a, b) => data[a]! - data[b]! || a - b)
+  return tensorOf('i32', [data.length], positions)
+}
+
 function* embeddingCases(): Generator<OpCase> {
   for (const [indices, rows, width] of [
     [[2, 3], 5, 7],
@@ -435,6 +442,16 @@ function* embeddingCases(): Generator<OpCase> {
         `${title} ${flags({ base })}, wide`,
         (r) => [r.integers(indices, 0, rows), r.normal([...indices, width]), base ? r.wide([rows, width]) : null],
         { attributes: { rows, wide: 1 }, halvesOnly: true },
+      )
+      yield opCase(
+        'embedding_backward',
+        `${title} ${flags({ base })}, in a given order`,
+        (r) => {
+          const tokens = r.integers(indices, 0, rows)
+          const dy = r.normal([...indices, width])
+          return [tokens, dy, base ? r.normal([rows, width]) : null, orderOf(tokens)]
+        },
+        { attributes: { rows } },
       )
     }
   }
