@@ -19,7 +19,7 @@ export function slotShape({ compilation, config, sequence }: Prepared): SlotShap
 
 /** Copies a batch into a slot's memory. Throws {@link EngineError} naming what does not fit. */
 export function writeBatch(prepared: Prepared, { inputs, targets }: Batch, slot: SharedArrayBuffer): void {
-  const { config, options } = prepared
+  const { options } = prepared
   const shape = slotShape(prepared)
   const arrays = slotArrays(shape, slot)
   const { length } = arrays.inputs

@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0xfb1a2240bdfe6807;
+inline constexpr uint64_t op_table_hash = 0xdaee591796c99a32;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -253,6 +253,7 @@ struct AdamAttributes {
   double weight_decay;
   int64_t length;
   int64_t shards;
+  int64_t origin;
   int64_t ranges_count;
   const int64_t* ranges() const { return reinterpret_cast<const int64_t*>(this + 1); }
 };
@@ -347,7 +348,7 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::bucket, "bucket", 0, 0, 1, 0, 2, true},
     {Opcode::initialize_constant, "initialize_constant", 1, 0, 1, 0, 4, false},
     {Opcode::initialize_normal, "initialize_normal", 1, 0, 1, 1, 7, false},
-    {Opcode::adam, "adam", 6, 32, 4, 5, 5, true},
+    {Opcode::adam, "adam", 6, 32, 4, 7, 6, true},
     {Opcode::sgd, "sgd", 4, 4, 2, 2, 6, true},
     {Opcode::norm_chunks, "norm_chunks", 1, 0, 1, 0, 2, false},
     {Opcode::clip_control, "clip_control", 2, 2, 1, 0, 1, true},

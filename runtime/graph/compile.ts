@@ -129,7 +129,7 @@ export function compile(options: CompileOptions): Compilation {
     gradients: precision.gradients,
     // One micro-batch has nothing to add up: its gradients are the sum.
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
-    masters: training !== undefined,
+    masters: training !== undefined && !training.optimizer.stochasticRounding,
     ...(training?.lossScaling && { lossScale: lossScaleName }),
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })

@@ -494,6 +494,8 @@ function* optimizerCases(): Generator<OpCase> {
     beta2: 0.999,
     correction1: 1 - 0.9 ** 3,
     correction2: 1 - 0.999 ** 3,
+    seed: 2 ** 33 + 5,
+    step: 3,
   }
   const control = (finite = 1) => tensorOf('f64', [4], [2.5, 0.37, finite, 0])
   for (const [length, shards, rank, whole] of [
@@ -544,6 +546,18 @@ function* optimizerCases(): Generator<OpCase> {
           },
         )
       }
+    }
+    for (const origin of [0, 3072, 2 ** 35 - 1021]) {
+      yield opCase(
+        'adam',
+        `${title}, bf16 rounded stochastically from ${origin}`,
+        (r) => [r.normal([whole ? length : part], 1, 0, 'bf16'), operand(r), r.wide([part]), squares(r), control()],
+        {
+          attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards, origin, ranges },
+          roles: adamRoles,
+          ...place,
+        },
+      )
     }
     for (const [momentum, nesterov, first] of [
       [0, 0, 0],
