@@ -21,9 +21,13 @@ bool debugs(const char* what) {
   return list && ("," + std::string(list) + ",").find("," + std::string(what) + ",") != std::string::npos;
 }
 
-bool wants_graphs() {
+Graphs wanted_graphs() {
   const char* const value = std::getenv("DEEPTROUPE_GRAPH");
-  return !value || std::string(value) != "0";
+  const std::string wanted = value ? value : "1";
+  if (wanted == "0") return Graphs::none;
+  if (wanted == "nccl") return Graphs::whole;
+  if (wanted == "1" || wanted.empty()) return Graphs::segments;
+  throw Error("gpu: DEEPTROUPE_GRAPH, expected 0, 1 or nccl, got " + wanted);
 }
 
 }  // namespace
@@ -31,7 +35,6 @@ bool wants_graphs() {
 GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank)
     : Executor(group, rank),
       device_(device),
-      graphs_(wants_graphs()),
       step_(debugs("sync")),
       opened_(opening_.get_future().share()) {
   Executor::start();
@@ -164,6 +167,7 @@ void GpuExecutor::serve() {
 }
 
 void GpuExecutor::open() {
+  graphs_ = wanted_graphs();
   check(cudaSetDevice(device_.number(rank_)), "cudaSetDevice");
   // A device that failed in an earlier run takes nothing more from this process.
   if (const Status status = look(cudaStreamQuery(nullptr)); status != success && status != cudaErrorNotReady)
@@ -234,7 +238,7 @@ Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) 
   if (step_) return Pace::step;
   if (program.meets() && program.runs() == 0) return Pace::careful;
   // Where peers may be waiting in a collective, graphs are made at meetings only.
-  const bool may_capture = graphs_ && (program.meets() || !lane_->several());
+  const bool may_capture = graphs_ != Graphs::none && (program.meets() || !lane_->several());
   return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
 }
 
@@ -290,7 +294,7 @@ void GpuExecutor::put(Flight& flight) {
   GpuProgram::Options options;
   options.pace = pace_of(request, program);
   options.check = request.check;
-  if (options.pace == Pace::replay && !program.captured()) program.capture();
+  if (options.pace == Pace::replay && !program.captured()) program.capture(graphs_ == Graphs::whole);
   if (request.profile) {
     while (around_.size() < 2 * program.program().instructions.size()) around_.push_back(make_event(cudaEventDefault));
     options.around = &around_;

@@ -14,6 +14,9 @@
 
 namespace deeptroupe::gpu {
 
+/// What is captured as graphs: nothing, what lies between collectives, or a whole run with its collectives.
+enum class Graphs { none, segments, whole };
+
 class GpuExecutor final : public Executor {
  public:
   GpuExecutor(Group& group, GpuDevice& device, int rank);
@@ -69,7 +72,7 @@ class GpuExecutor final : public Executor {
   std::chrono::nanoseconds patience() const;
 
   GpuDevice& device_;
-  const bool graphs_, step_;
+  const bool step_;
   std::promise<void> opening_;
   std::shared_future<void> opened_;
   /// Guarded by `mutex_`.
@@ -77,6 +80,7 @@ class GpuExecutor final : public Executor {
   bool accepting_ = true;
 
   // What follows is the thread's alone.
+  Graphs graphs_ = Graphs::segments;
   std::unique_ptr<Lane> lane_;
   std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
   std::vector<RunSlot> slots_;

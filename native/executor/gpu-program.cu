@@ -76,9 +76,18 @@ GpuProgram::GpuProgram(std::shared_ptr<const ScheduledProgram> program, Lane& la
 }
 
 void GpuProgram::enqueue(const Options& options) {
-  const Schedule& schedule = program_->schedule;
   ++runs_;
   instruction_ = 0;
+  if (options.pace == Pace::replay && whole_) {
+    if (lane_.group->aborted()) throw Aborted();
+    check(cudaGraphLaunch(whole_, lane_.compute), "launch of a graph with collectives");
+  } else {
+    play(options);
+  }
+}
+
+void GpuProgram::play(const Options& options) {
+  const Schedule& schedule = program_->schedule;
   if (lane_.group->aborted()) throw Aborted();
   if (schedule.start >= 0) check(cudaEventRecord(events_[schedule.start], lane_.compute), "event");
   for (size_t i = 0; i < schedule.parts.size(); ++i) {
@@ -172,7 +181,7 @@ std::string GpuProgram::name_of(uint32_t first, bool only) const {
          name(last) + "), expected them";
 }
 
-void GpuProgram::capture() {
+void GpuProgram::capture(bool whole) {
   const Schedule& schedule = program_->schedule;
   const auto meet = [&] {
     if (!meets_) return;
@@ -183,19 +192,27 @@ void GpuProgram::capture() {
   };
   // Nobody allocates for a graph while a collective of another waits for him.
   meet();
-  for (size_t i = 0; i < schedule.parts.size(); ++i) {
-    const Part& part = schedule.parts[i];
-    if (!part.collective && part.end - part.begin >= least_graph) capture(part, graphs_[i]);
+  if (whole && meets_) {
+    whole_ = captured_from("a run with its collectives", [&] { play({}); });
+  } else {
+    for (size_t i = 0; i < schedule.parts.size(); ++i) {
+      const Part& part = schedule.parts[i];
+      if (part.collective || part.end - part.begin < least_graph) continue;
+      const std::string what = "instructions " + std::to_string(part.begin) + " to " + std::to_string(part.end - 1);
+      graphs_[i] = captured_from(what, [&] { segment(part, {}); });
+    }
   }
   meet();
   captured_ = true;
 }
 
-void GpuProgram::capture(const Part& part, GraphExec& graph) {
-  check(cudaStreamBeginCapture(lane_.compute, cudaStreamCaptureModeThreadLocal), "capture of a graph");
+template <class F>
+GraphExec GpuProgram::captured_from(const std::string& what, F&& body) {
+  const std::string named = "capture of " + what + " (DEEPTROUPE_GRAPH=0 does without)";
+  check(cudaStreamBeginCapture(lane_.compute, cudaStreamCaptureModeThreadLocal), named.c_str());
   std::exception_ptr failure;
   try {
-    segment(part, {});
+    body();
   } catch (...) {
     failure = std::current_exception();
   }
@@ -203,13 +220,12 @@ void GpuProgram::capture(const Part& part, GraphExec& graph) {
   const Status status = cudaStreamEndCapture(lane_.compute, &captured);
   const Graph owned(captured);
   if (failure) std::rethrow_exception(failure);
-  const std::string what = "capture of instructions " + std::to_string(part.begin) + " to " + std::to_string(part.end - 1) +
-                           " (DEEPTROUPE_GRAPH=0 does without)";
-  check(status, what.c_str());
+  check(status, named.c_str());
   cudaGraphExec_t exec = nullptr;
-  check(cudaGraphInstantiate(&exec, owned, 0), what.c_str());
-  graph = GraphExec(exec);
-  check(cudaGraphUpload(exec, lane_.compute), what.c_str());
+  check(cudaGraphInstantiate(&exec, owned, 0), named.c_str());
+  GraphExec graph(exec);
+  check(cudaGraphUpload(exec, lane_.compute), named.c_str());
+  return graph;
 }
 
 }  // namespace deeptroupe::gpu

@@ -85,8 +85,9 @@ class GpuProgram {
   /// "instructions 8 to 15 (linear to add), expected them": those between two crumbs of which `first` is the first, or only it.
   std::string name_of(uint32_t first, bool only) const;
 
-  /// Captures the compute segments as graphs. The ranks meet before and after. Throws Aborted, Error.
-  void capture();
+  /// Captures the compute segments as graphs or, `whole`, all of a run with its collectives as one. The ranks meet before and after.
+  /// Throws Aborted, Error.
+  void capture(bool whole);
 
   struct Options {
     Pace pace = Pace::each;
@@ -104,13 +105,17 @@ class GpuProgram {
     std::vector<const double*> scalars;
   };
 
+  /// Puts the parts onto their streams, each behind what it waits for.
+  void play(const Options& options);
   void segment(const Part& part, const Options& options);
   void collective(const Part& part, const Options& options);
   void operate(uint32_t i, const Options& options);
   void find_non_finite(uint32_t i);
   /// Says on the compute stream that all instructions before `i` are done.
   void crumb(uint32_t i);
-  void capture(const Part& part, GraphExec& graph);
+  /// What `body` puts onto the compute stream, and onto streams that it makes wait for it, as a graph.
+  template <class F>
+  GraphExec captured_from(const std::string& what, F&& body);
   /// Waits for all that was enqueued.
   void settle();
 
@@ -121,6 +126,8 @@ class GpuProgram {
   std::vector<Event> events_;
   /// By part; null where there is none.
   std::vector<GraphExec> graphs_;
+  /// Of a whole run; null where its parts are captured.
+  GraphExec whole_;
   bool captured_ = false;
   int64_t runs_ = 0;
   uint32_t instruction_ = 0;
