@@ -58,5 +58,5 @@ if (gpu.devices.length === 0) {
 test('an unknown part is refused with those there are', async (t) => {
   const { code, output } = await suite('--only', 'nonsense')
   t.is(code, 1)
-  t.regex(output, /Expected some of ops, train, two, speed, memory, profile, kernels, checks, got nonsense/)
+  t.regex(output, /Expected some of ops, train, two, speed, memory, profile, kernels, soak, checks, got nonsense/)
 })

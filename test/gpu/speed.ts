@@ -1,13 +1,23 @@
 // Training steps of a GPT-2 shape, timed: some one by one, then many in a row; memory as planned, as reserved and as the driver sees it;
 // and where the time of a step goes, by instruction.
 import { initialize } from '../../actors/engine/engine.js'
-import { type DeviceName, machine } from '../../native/index.js'
+import { type DeviceName, type GpuOptions, machine } from '../../native/index.js'
 import { TokenSource } from '../../runtime/data/source.js'
 import { planTotals } from '../../runtime/graph/compile.js'
 import type { StepEvent, TraceSpan } from '../../runtime/observe/index.js'
 import { median } from '../bench/row.js'
 import { sourceFor } from '../support/training.js'
-import { flopsPerToken, modelOf, type Shape, type ShapeName, sequence, shapes, vocabulary } from './models.js'
+import {
+  flopsPerToken,
+  fullBatch,
+  modelOf,
+  type Shape,
+  type ShapeName,
+  sequence,
+  shapes,
+  type TrainMode,
+  vocabulary,
+} from './models.js'
 import type { Tell } from './work.js'
 
 export interface SpeedRequest {
@@ -15,6 +25,7 @@ export interface SpeedRequest {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: 0 | 1 | 2 | 3
+  readonly mode: TrainMode
   /** Steps timed in a row. */
   readonly free: number
   readonly profile: boolean
@@ -25,6 +36,9 @@ export interface SpeedFinding {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: number
+  readonly mode: TrainMode
+  /** Rows of a GPU's batch. */
+  readonly rows: number
   readonly ms: number
   /** Of steps in a row; null: none were asked for. */
   readonly freeMs: number | null
@@ -59,6 +73,8 @@ const warm = 5
 const timed = 10
 const profiled = 3
 
+const gpuOptions = ({ mode, geluEpilogues }: SpeedRequest): GpuOptions => ({ tf32: mode === 'tf32', geluEpilogues })
+
 /** Random ids, the same every time. */
 function randomTokens(samples: number): TokenSource {
   const tokens = new Uint16Array(new SharedArrayBuffer(2 * (samples * sequence + 1)))
@@ -71,9 +87,10 @@ function randomTokens(samples: number): TokenSource {
 }
 
 export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<void> {
-  const { device, shape: name, ranks, stage, free: inRow, profile, geluEpilogues } = request
+  const { device, shape: name, ranks, stage, mode, free: inRow, profile } = request
   const shape: Shape = shapes[name]
-  const { batch } = shape
+  const full = mode === 'fp32' || mode === 'tf32'
+  const batch = full ? fullBatch(shape.batch) : shape.batch
   const free = (): number | null => machine().gpu.devices[0]?.freeBytes ?? null
   const lost = (from: number | null, to: number | null): number | null =>
     from === null || to === null ? null : from - to
@@ -86,12 +103,15 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     data: randomTokens(steps * batch * ranks),
     device,
     ranks,
-    ...(geluEpilogues && { gpu: { geluEpilogues } }),
+    gpu: gpuOptions(request),
     config: {
       train_micro_batch_size_per_gpu: batch,
-      bf16: { enabled: true },
+      bf16: { enabled: !full },
       gradient_clipping: 1,
-      optimizer: { type: 'AdamW', params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1 } },
+      optimizer: {
+        type: 'AdamW',
+        params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1, bf16_stochastic_round: mode === 'stochastic' },
+      },
       zero_optimization: { stage },
     },
   })
@@ -115,6 +135,8 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       shape: name,
       ranks,
       stage,
+      mode,
+      rows: batch,
       ms: seconds * 1e3,
       freeMs,
       tokensPerSecond: tokens / seconds,
@@ -133,11 +155,12 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
 }
 
 /** A run of a tiny model, after which the process has what any run leaves behind. */
-async function warmUp({ device, ranks, geluEpilogues }: SpeedRequest): Promise<void> {
+async function warmUp(request: SpeedRequest): Promise<void> {
+  const { device, ranks } = request
   const model = modelOf(shapes.tiny, 64, 256)
   const config = { train_micro_batch_size_per_gpu: 2, bf16: { enabled: true } }
-  const gpu = geluEpilogues ? { gpu: { geluEpilogues } } : {}
-  await using engine = await initialize({ model, data: sourceFor(model, 4 * ranks), device, ranks, config, ...gpu })
+  const gpu = gpuOptions(request)
+  await using engine = await initialize({ model, data: sourceFor(model, 4 * ranks), device, ranks, config, gpu })
   await engine.train({ steps: 2 })
 }
 

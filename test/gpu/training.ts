@@ -35,6 +35,11 @@ export interface TrainingFinding {
 const steps = 20
 const bf16: DeepSpeedConfig = { bf16: { enabled: true } }
 const fp16: DeepSpeedConfig = { fp16: { enabled: true } }
+/** Without masters. */
+const stochastic: DeepSpeedConfig = {
+  ...bf16,
+  optimizer: { type: 'AdamW', params: { lr: 1e-3, weight_decay: 0.1, bf16_stochastic_round: true } },
+}
 
 /** The small model with its weights by formula. `micro` of 8 rows; the same on any device. */
 async function small(
@@ -108,6 +113,13 @@ const onOne = (gpu: DeviceName): Checks => ({
     const away = meanDifference(own.losses, cpu.losses)
     return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
   },
+  'bf16 without masters against the CPU': async () => {
+    const [own, cpu] = [await small(gpu, 50, stochastic), await small('cpu', 50, stochastic)]
+    const away = meanDifference(own.losses, cpu.losses)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'bf16 without masters, repeated': async () =>
+    equal(await small(gpu, steps, stochastic), await small(gpu, steps, stochastic)),
   'fp32 repeated': async () => equal(await small(gpu, steps), await small(gpu, steps)),
   'bf16 repeated': async () => equal(await small(gpu, steps, bf16), await small(gpu, steps, bf16)),
   'bf16, heads of 64, repeated': async () => equal(await wide(gpu), await wide(gpu)),
@@ -187,6 +199,7 @@ const onTwo = (gpu: DeviceName): Checks => ({
       [
         ['fp32', {}],
         ['bf16', bf16],
+        ['bf16 without masters', stochastic],
       ] as const
     ).flatMap(([name, more]) =>
       stages.slice(1).map((stage) => [

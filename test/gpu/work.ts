@@ -3,6 +3,7 @@
 import { ceilings } from './ceilings.js'
 import { kernels } from './kernels.js'
 import { compareOps } from './ops.js'
+import { soak } from './soak.js'
 import { trainAndTime } from './speed.js'
 import { checkTraining } from './training.js'
 
@@ -15,6 +16,7 @@ const works: Readonly<Record<string, (request: never, tell: Tell) => Promise<voi
   speed: trainAndTime,
   ceilings,
   kernels,
+  soak,
 }
 
 const { work, ...request } = JSON.parse(process.argv[2]!) as { work: string }
