@@ -167,9 +167,10 @@ export class Engine {
   async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
     const { config, sequence } = this.#training()
     const started = performance.now()
-    const { step: done, applied, samples, seed, scaler } = this.#state.progress
+    const { step: done, applied, samples, scaler } = this.#state.progress
     const step = done + 1
-    const { lr, scalars } = stepScalars(this.prepared, step, applied, seed, scaler.scale)
+    const scalars = stepScalars(this.prepared, step, this.#state.progress)
+    const lr = this.prepared.schedule.at(applied).lr[0]!
     const { train } = config.batch
     const order: TrainOrder = {
       step,

@@ -87,6 +87,15 @@ async function run(
   }
 }
 
+/** Writes what the next step goes on from. Programs that do not train have nothing of the kind. */
+async function goOnFrom({ programs, optimizer }: RankState, numbers: readonly number[]): Promise<void> {
+  const training = [...programs.values()].map(({ program }) => program).find(({ bindings }) => 'step' in bindings)
+  if (!training) return
+  const { byteOffset } = training.tensors[training.bindings['step']!]!
+  const bytes = new Uint8Array(Float64Array.from(numbers).buffer)
+  await optimizer.ask({ type: 'write', regions: [{ byteOffset, bytes: bytes.length }], bytes })
+}
+
 const isAborted = (error: unknown): error is RunError => error instanceof RunError && error.code === 'aborted'
 
 function runMicro(state: RankState, order: StepOrder, micro: MicroRun, check: boolean): Promise<RunReport> {
@@ -162,14 +171,16 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
   receive: {
     held: (state) => state.held,
 
-    async initialize(state, { seed }) {
+    async initialize(state, { seed, state: next }) {
       if (state.device.kept !== null) await state.optimizer.ask({ type: 'clear' })
       if (seed !== null) await run(state, 'initialize', { seed })
+      await goOnFrom(state, next)
       state.held = 0
     },
 
-    async refresh(state, { step }) {
+    async refresh(state, { step, state: next }) {
       await run(state, 'refresh', {})
+      await goOnFrom(state, next)
       state.held = step
     },
 

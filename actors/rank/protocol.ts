@@ -67,10 +67,13 @@ export interface Diagnosis {
 export type RankProtocol = {
   /** The step at whose end its parameters and optimizer states are, 0: before the first; null: none, or it is not known. */
   held(): number | null
-  /** The state before the first step: parameters from the seed, or with null as they are written next, and no optimizer states. */
-  initialize(message: { readonly seed: number | null }): void
-  /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date. */
-  refresh(message: { readonly step: number }): void
+  /**
+   * The state before the first step: parameters from the seed, or with null as they are written next, and no optimizer states. `state` is
+   * what the next step goes on from: kernels/ops/step.ts.
+   */
+  initialize(message: { readonly seed: number | null; readonly state: readonly number[] }): void
+  /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date, and go on from `state`. */
+  refresh(message: { readonly step: number; readonly state: readonly number[] }): void
   step(message: StepOrder): StepReport
   /** Repeats a step's micro-steps with every instruction checked. */
   diagnose(message: StepOrder): Diagnosis | null

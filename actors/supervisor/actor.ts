@@ -143,12 +143,12 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
   },
 
   receive: {
-    async initialize(state, { seed }, context) {
-      await everyRank(state, context, (ref) => ref.ask({ type: 'initialize', seed }, patient))
+    async initialize(state, message, context) {
+      await everyRank(state, context, (ref) => ref.ask({ ...message, type: 'initialize' }, patient))
     },
 
-    async refresh(state, { step }, context) {
-      await everyRank(state, context, (ref) => ref.ask({ type: 'refresh', step }, patient))
+    async refresh(state, message, context) {
+      await everyRank(state, context, (ref) => ref.ask({ ...message, type: 'refresh' }, patient))
     },
 
     held: (state, _message, context) => everyRank(state, context, (ref) => ref.ask({ type: 'held' }, patient)),

@@ -39,8 +39,9 @@ export interface TrainReport {
 }
 
 export type SupervisorProtocol = {
-  initialize(message: { readonly seed: number | null }): void
-  refresh(message: { readonly step: number }): void
+  /** `state` is what programs go on from: kernels/ops/step.ts. */
+  initialize(message: { readonly seed: number | null; readonly state: readonly number[] }): void
+  refresh(message: { readonly step: number; readonly state: readonly number[] }): void
   /** What each rank holds, as it says. */
   held(): readonly (number | null)[]
   train(message: TrainOrder): TrainReport

@@ -64,9 +64,4 @@ std::vector<IoBytes> RunSlot::io_written(const Schedule& schedule) const {
   return written;
 }
 
-void take_io(RunRequest& request, const Schedule& schedule, const std::byte* io) {
-  for (const IoRange& range : schedule.io_read)
-    request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
-}
-
 }  // namespace deeptroupe::gpu

@@ -18,6 +18,7 @@ import { cheapOps } from '../../../runtime/graph/passes/recompute.js'
 import { crossEntropy } from '../../../runtime/nn/functional.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
+import { noLossScale } from '../../../runtime/optim/index.js'
 
 const model = () =>
   new GPT2({
@@ -71,7 +72,7 @@ function compiled(
       reduceBucketSize: 40_000,
       allgatherBucketSize: 40_000,
       recompute: options.recompute ?? { cheap: [], blocks: options.checkpointActivations ? 3 : 0 },
-      lossScaling: options.lossScaling ?? false,
+      overflow: { skips: false, scales: options.lossScaling ?? false, lossScale: noLossScale },
     },
     environment: {},
     ...options,
