@@ -48,7 +48,9 @@ export interface StepReport {
   readonly norm: number
   /** False: loss or norm is not finite and nothing was updated. */
   readonly finite: boolean
-  /** How long this rank's native calls took. */
+  /** How many updates more than the scalar `taken` says had been made before it. */
+  readonly candidate: number
+  /** How long this rank's native calls took, each from the end of the one before it where it waited for that. */
   readonly nativeSeconds: number
   /** For each micro-step, start and end of each instruction in seconds, when profiled. */
   readonly profile?: readonly { readonly program: ProgramName; readonly seconds: Float64Array }[]
@@ -74,9 +76,10 @@ export type RankProtocol = {
   initialize(message: { readonly seed: number | null; readonly state: readonly number[] }): void
   /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date, and go on from `state`. */
   refresh(message: { readonly step: number; readonly state: readonly number[] }): void
-  step(message: StepOrder): StepReport
+  /** Begins steps, behind those that are under way; the reply is the report of the oldest. */
+  step(message: { readonly orders: readonly StepOrder[] }): StepReport
   /** Repeats a step's micro-steps with every instruction checked. */
-  diagnose(message: StepOrder): Diagnosis | null
+  diagnose(message: { readonly order: StepOrder }): Diagnosis | null
   /** Summed loss of this rank's rows of an evaluation batch. */
   evaluate(message: { readonly slot: number }): number
   /** Rank 0 writes the logits of one row of tokens, [tokens, vocabulary], into shared memory. */

@@ -2,8 +2,9 @@
 import test from 'ava'
 import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
 import { cpuBackend } from '../../../kernels/cpu/backend.js'
-import { dtypeBytes } from '../../../kernels/ops/definition.js'
+import { byteLength, dtypeBytes } from '../../../kernels/ops/definition.js'
 import { opNamed } from '../../../kernels/ops/index.js'
+import { stepState } from '../../../kernels/ops/step.js'
 import { verifyProgram } from '../../../native/verify.js'
 import {
   type Compilation,
@@ -203,7 +204,10 @@ test('16-bit weights: half the bytes, f32 masters in the shard, accumulators as 
       const { plan, layout } = compiled({ ranks, stage, precision, accumulation: 2 })
       const unit = layout.length
       return Object.fromEntries(
-        (['parameters', 'gradients', 'optimizer'] as const).map((arena) => [arena, plan.arenas[arena] / unit]),
+        (['parameters', 'gradients', 'optimizer'] as const).map((arena) => [
+          arena,
+          (plan.arenas[arena] - (arena === 'optimizer' ? byteLength(stepState) : 0)) / unit,
+        ]),
       )
     }
     const [whole, slice] = [1, 1 / ranks]
@@ -296,7 +300,7 @@ test('bytes by category fall with the stage', (t) => {
     const whole = layout.length * 4
     t.is(plan.arenas.parameters, stage >= 3 ? whole / ranks : whole)
     t.is(plan.arenas.gradients, stage >= 1 ? whole / ranks : whole)
-    t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2)
+    t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2 + byteLength(stepState))
   }
 })
 
