@@ -177,7 +177,8 @@ export class Steps {
       tokens,
       tokens_per_second: tokens / seconds,
       seconds,
-      native_seconds: Math.max(...report.ranks.map(({ nativeSeconds }) => nativeSeconds)),
+      // Reports arrive a little early or late.
+      native_seconds: Math.min(seconds, Math.max(...report.ranks.map(({ nativeSeconds }) => nativeSeconds))),
     }
     emit(event)
     if (skipped) emit(skipNotice(step, scales ? [scaler.scale, next.scale] : null))
