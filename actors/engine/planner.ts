@@ -76,7 +76,11 @@ export function createPlanner(facts: PlannerFacts): Planner {
           reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
           allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
           recompute,
-          lossScaling: config.precision.dtype === 'f16',
+          overflow: {
+            skips: config.precision.skipsOverflow,
+            scales: config.precision.dtype === 'f16',
+            lossScale: config.precision.lossScale,
+          },
         },
       }),
       environment: device.environment,

@@ -18,6 +18,15 @@ function slices(call: ReferenceCall, ...tensors: readonly (ReferenceTensor | nul
   return tensors.flatMap((tensor) => (tensor ? [partOf(tensor.data, slice)] : []))
 }
 
+/** The scalars of the candidate that counts. */
+function candidateOf<N extends readonly number[]>(
+  { scalars }: ReferenceCall,
+  control: ArrayLike<number>,
+  count: N['length'],
+): N {
+  return scalars.slice(count * control[3]!, count * (control[3]! + 1)) as readonly number[] as N
+}
+
 /** Calls `f` with each element of the slice that the ranges of the call name, unless the norm was not finite. */
 function eachElement(call: ReferenceCall, control: ArrayLike<number>, f: (i: number) => void): void {
   if (control[2] === 0) return
@@ -29,7 +38,7 @@ const bits = new Uint32Array(float.buffer)
 
 /** How an updated parameter is kept in bf16: element i of the unit rounded stochastically, as the op table says. */
 function stochastic({ attributes, scalars }: ReferenceCall): (p: number, i: number) => number {
-  const [seed, step] = scalars.slice(5) as [number, number]
+  const [seed, step] = scalars.slice(10) as [number, number]
   const nearest = storedAs('bf16')
   let drawn: { block: number; words: Words } | null = null
   return (p, i) => {
@@ -47,7 +56,7 @@ function stochastic({ attributes, scalars }: ReferenceCall): (p: number, i: numb
 }
 
 const adam: ReferenceKernel = (call) => {
-  const { inputs, outputs, attributes, scalars } = call
+  const { inputs, outputs, attributes } = call
   const [stored, m, v, copy] = slices(call, ...outputs) as [
     ReferenceArray,
     ReferenceArray,
@@ -61,7 +70,11 @@ const adam: ReferenceKernel = (call) => {
   const gradient = gradientOf(call, inputs[1]!)
   const copied = storedAs(inputs[5]?.dtype ?? 'f32')
   const control = inputs[4]!.data
-  const [learningRate, beta1, beta2, correction1, correction2] = scalars as [number, number, number, number, number]
+  const [learningRate, beta1, beta2, correction1, correction2] = candidateOf<[number, number, number, number, number]>(
+    call,
+    control,
+    5,
+  )
   const { round, fma } = arithmeticOf(dtype)
   const factor = round(control[1]!)
   const decay = attributes.weight_decay as number
@@ -89,11 +102,11 @@ const adam: ReferenceKernel = (call) => {
 }
 
 const sgd: ReferenceKernel = (call) => {
-  const { inputs, outputs, attributes, scalars } = call
+  const { inputs, outputs, attributes } = call
   const [parameter, buffer] = slices(call, ...outputs) as [ReferenceArray, ReferenceArray?]
   const gradient = gradientOf(call, inputs[1]!)
   const control = inputs[3]!.data
-  const [learningRate, first] = scalars as [number, number]
+  const [learningRate, first] = candidateOf<[number, number]>(call, control, 2)
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
   const factor = round(control[1]!)
   const decay = round(attributes.weight_decay as number)

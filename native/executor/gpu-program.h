@@ -35,11 +35,6 @@ struct Crumbs {
   uint64_t meeting;
 };
 
-/// The program with what is known of it when it is loaded.
-struct ScheduledProgram : Program {
-  Schedule schedule;
-};
-
 /// What the programs of a rank share.
 struct Lane {
   int rank, ranks;

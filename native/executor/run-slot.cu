@@ -64,12 +64,4 @@ std::vector<IoBytes> RunSlot::io_written(const Schedule& schedule) const {
   return written;
 }
 
-void take_io(RunRequest& request, const Schedule& schedule, const std::byte* io) {
-  size_t bytes = 0;
-  each_range(schedule.io_read, [&](const IoRange& range, uint64_t) { bytes += range.bytes; });
-  request.io.reserve(bytes);
-  for (const IoRange& range : schedule.io_read)
-    request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
-}
-
 }  // namespace deeptroupe::gpu

@@ -1,5 +1,5 @@
-// The order in which a GPU works off a program: instructions on one stream, collectives on another, events between the two where bytes
-// demand it. Pure: nothing here knows of CUDA.
+// What a device knows of a program before it runs: which bytes of `io` pass in and out, and the order in which a GPU works it off:
+// instructions on one stream, collectives on another, events between the two where bytes demand it. Pure: nothing here knows of CUDA.
 #pragma once
 
 #include <vector>
@@ -34,6 +34,11 @@ struct Schedule {
   int finish = -1;
   /// What the program reads of `io` before it has written it, and what it writes. Disjoint, by offset.
   std::vector<IoRange> io_read, io_written;
+};
+
+/// The program with what is known of it when it is loaded.
+struct ScheduledProgram : Program {
+  Schedule schedule;
 };
 
 /// Collectives get their own stream with `overlap`; else they are instructions like all others.

@@ -7,6 +7,7 @@ import type { DeviceName } from '../../native/index.js'
 import { orderInputs, slotArrays, slotBytes } from '../../runtime/data/slot.js'
 import { median } from '../bench/row.js'
 import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
+import { candidates, RandomTensors } from '../support/tensors.js'
 import type { Tell } from './work.js'
 
 export interface KernelsRequest {
@@ -118,11 +119,7 @@ export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): 
       },
     ],
     scalars: {
-      learning_rate: 1e-3,
-      beta1: 0.9,
-      beta2: 0.999,
-      correction1: 0.1,
-      correction2: 1e-3,
+      ...candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
       seed: 1234,
       step: 1,
     },
@@ -192,12 +189,17 @@ async function classifier(device: DeviceName, rows: number, tell: Tell): Promise
     ],
     scalars: {},
   }
+  // A product's power, and so its speed, depends on the numbers: these are those of a softmax's gradient over such logits, products of
+  // two uniform numbers summed up.
+  const deviation = Math.sqrt(features / 9)
+  const normal = new RandomTensors('f64').normal([1 << 14]).data
+  const share = (z: number): number => Math.exp(deviation * z - deviation ** 2 / 2) / classes / rows
   const products = {
-    tensors: { x, weight },
+    tensors: { x, weight, g: { ...logits, values: Array.from(normal, share) } },
     ops: [
       { op: 'linear', inputs: ['x', 'weight'], outputs: ['y'], attributes: { transposed: 0 } },
-      { op: 'linear_input_gradient', inputs: ['y', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
-      { op: 'linear_weight_gradient', inputs: ['x', 'y'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
+      { op: 'linear_input_gradient', inputs: ['g', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
+      { op: 'linear_weight_gradient', inputs: ['x', 'g'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
     ],
     scalars: {},
   }

@@ -163,11 +163,14 @@ async function ops(): Promise<void> {
 
 /** Graphs with collectives, each case in a process of its own, which a hang ends. */
 async function soaking(): Promise<void> {
-  const before = found.training.length
   const steps = quick || device !== 'cuda' ? 50 : 1000
-  for (const name of soakCases)
-    await run('soak', { steps, name }, (finding: TrainingFinding) => found.training.push(finding))
-  print(`\n${trainingTable(found.training.slice(before))}`)
+  for (const name of soakCases) {
+    await run('soak', { steps, name }, (finding: TrainingFinding) => {
+      found.training.push(finding)
+      print(trainingTable([finding]))
+    })
+    save()
+  }
 }
 
 async function training(count: 1 | 2): Promise<void> {

@@ -38,8 +38,11 @@ function programsOf({ prepared }: Engine): ProgramName[] {
   return ['first', ...Array<'middle'>(accumulation - 2).fill('middle'), 'last']
 }
 
+/** What {@link whereabouts} counts from. */
+export const doneBy = (engine: Engine): number[] => engine.progress().map(({ instructions }) => instructions)
+
 /** In words, where each rank is; `before` are the instructions that each had done before the first step. */
-function whereabouts(engine: Engine, before: readonly number[]): string {
+export function whereabouts(engine: Engine, before: readonly number[]): string {
   const run = programsOf(engine).flatMap((name) =>
     engine.prepared.compilation.programs[name]!.program.instructions.map((instruction, i) => ({
       name,
@@ -67,27 +70,30 @@ async function watched(
   const [micro, zero] = cases[name]!
   const model = smallModel()
   const config = trainConfig({ train: 8, micro }, { bf16: { enabled: true }, zero_optimization: zero })
-  // The native side reads it when a rank opens.
-  process.env['DEEPTROUPE_GRAPH'] = graphs
-  await using engine = await initialize({ model, data: sourceFor(model, 500), config, device, ranks: 2 })
-  const before = engine.progress().map(({ instructions }) => instructions)
-  const losses: number[] = []
-  const norms: number[] = []
-  const hung = (): void => lost(`${graphs === 'nccl' ? 'with' : 'without'} collectives: ${whereabouts(engine, before)}`)
-  let watchdog = setTimeout(hung, patience * 1000)
-  engine.events$.subscribe((event) => {
-    if (event.type !== 'step') return
-    losses.push(event.loss)
-    norms.push(event.grad_norm)
-    clearTimeout(watchdog)
-    watchdog = setTimeout(hung, patience * 1000)
-  })
+  let where = (): string => 'on the way to the first step'
+  const hung = (): void => lost(`${graphs === 'nccl' ? 'with' : 'without'} collectives: ${where()}`)
+  const watchdog = setTimeout(hung, patience * 1000)
   try {
+    // The native side reads it when a rank opens.
+    process.env['DEEPTROUPE_GRAPH'] = graphs
+    const engine = await initialize({ model, data: sourceFor(model, 500), config, device, ranks: 2 })
+    const before = doneBy(engine)
+    where = () => whereabouts(engine, before)
+    const [losses, norms]: [number[], number[]] = [[], []]
+    engine.events$.subscribe((event) => {
+      if (event.type !== 'step') return
+      losses.push(event.loss)
+      norms.push(event.grad_norm)
+      watchdog.refresh()
+    })
     await engine.train({ steps })
+    where = () => 'at the end, where graphs and communicator are let go'
+    watchdog.refresh()
+    await engine.close()
+    return { losses, norms }
   } finally {
     clearTimeout(watchdog)
   }
-  return { losses, norms }
 }
 
 /** Tells what a case found. Ends the process where it hangs. */
@@ -95,7 +101,7 @@ export async function soak(request: SoakRequest, tell: Tell): Promise<void> {
   const { steps, name } = request
   const check = `${steps} steps with collectives in graphs, ${name}`
   const lost = (where: string): void => {
-    const finding: TrainingFinding = { check, ok: false, got: `no step for ${patience} s, graphs ${where}` }
+    const finding: TrainingFinding = { check, ok: false, got: `nothing for ${patience} s, graphs ${where}` }
     writeSync(1, `${JSON.stringify(finding)}\n`)
     // Threads that wait inside NCCL would keep an orderly end waiting.
     process.kill(process.pid, 'SIGKILL')

@@ -73,7 +73,8 @@ const warm = 5
 const timed = 10
 const profiled = 3
 
-const gpuOptions = ({ mode, geluEpilogues }: SpeedRequest): GpuOptions => ({ tf32: mode === 'tf32', geluEpilogues })
+const gpuOptions = ({ device, mode, geluEpilogues }: SpeedRequest): { readonly gpu?: GpuOptions } =>
+  device === 'cuda' ? { gpu: { tf32: mode === 'tf32', geluEpilogues } } : {}
 
 /** Random ids, the same every time. */
 function randomTokens(samples: number): TokenSource {
@@ -103,7 +104,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     data: randomTokens(steps * batch * ranks),
     device,
     ranks,
-    gpu: gpuOptions(request),
+    ...gpuOptions(request),
     config: {
       train_micro_batch_size_per_gpu: batch,
       bf16: { enabled: !full },
@@ -159,8 +160,8 @@ async function warmUp(request: SpeedRequest): Promise<void> {
   const { device, ranks } = request
   const model = modelOf(shapes.tiny, 64, 256)
   const config = { train_micro_batch_size_per_gpu: 2, bf16: { enabled: true } }
-  const gpu = gpuOptions(request)
-  await using engine = await initialize({ model, data: sourceFor(model, 4 * ranks), device, ranks, config, gpu })
+  const data = sourceFor(model, 4 * ranks)
+  await using engine = await initialize({ model, data, device, ranks, config, ...gpuOptions(request) })
   await engine.train({ steps: 2 })
 }
 

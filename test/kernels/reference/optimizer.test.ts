@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from 'ava'
 import type { Attributes } from '../../../kernels/ops/definition.js'
 import type { ReferenceTensor } from '../../../kernels/reference/index.js'
 import { load } from '../../../kernels/reference/storage.js'
-import { runReference, tensorOf } from '../../support/tensors.js'
+import { candidates, runReference, tensorOf } from '../../support/tensors.js'
 
 const start = [0.5, -1.25, 2]
 const gradients = [
@@ -25,13 +25,18 @@ const adamSteps = (decoupled: number): ReferenceTensor => {
   let state = [vector(start), vector([0, 0, 0]), vector([0, 0, 0])]
   for (const [step, gradient] of gradients.entries()) {
     const [p, m, v] = state as [ReferenceTensor, ReferenceTensor, ReferenceTensor]
-    state = runReference('adam', [p, vector(gradient), m, v, unclipped], attributes, {
-      learning_rate: 0.01,
-      beta1: 0.9,
-      beta2: 0.99,
-      correction1: 1 - 0.9 ** (step + 1),
-      correction2: 1 - 0.99 ** (step + 1),
-    })
+    state = runReference(
+      'adam',
+      [p, vector(gradient), m, v, unclipped],
+      attributes,
+      candidates({
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.99,
+        correction1: 1 - 0.9 ** (step + 1),
+        correction2: 1 - 0.99 ** (step + 1),
+      }),
+    )
   }
   return state[0]!
 }
@@ -49,7 +54,7 @@ function sgdSteps(rule: Attributes): ReferenceTensor {
   for (const [step, gradient] of gradients.entries()) {
     const inputs = [state[0]!, vector(gradient), state[1] ?? null, unclipped]
     const roles = { learning_rate: 0.1, first: step === 0 ? 1 : 0 }
-    state = runReference('sgd', inputs, { ...flat, weight_decay: 0.01, ...rule }, roles)
+    state = runReference('sgd', inputs, { ...flat, weight_decay: 0.01, ...rule }, candidates(roles))
   }
   return state[0]!
 }
@@ -121,7 +126,11 @@ test('a bf16 parameter is rounded to a neighbour with the expectation of the upd
       origin,
       ranges: [0, count],
     }
-    const roles = { learning_rate: 1, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 0.001, seed, step }
+    const roles = {
+      ...candidates({ learning_rate: 1, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 0.001 }),
+      seed,
+      step,
+    }
     return load(runReference('adam', inputs, attributes, roles)[0]!)
   }
   // Below 1 neighbours are 2^-8 apart: 1 - 2^-8 with probability q, else 1.
