@@ -32,8 +32,7 @@ export class Partitioner {
   /** One micro-step: forward, backward, reduction into the accumulator and, in `only` and `last`, norm, clip and update. */
   microStep(joint: Graph, which: MicroStep): PlacedGraph {
     const build = new Build(this.sharding)
-    const fresh = which === 'only' || which === 'first'
-    const reduction = new Reduction(build, this.sharding, joint, fresh)
+    const reduction = new Reduction(build, this.sharding, joint, which)
     build.body(joint, reduction)
     build.expose('loss', build.map(joint.outputs.find((output) => output.name === 'loss')!.value))
     if (which === 'only' || which === 'last') this.#update(build)
@@ -104,15 +103,9 @@ export class Partitioner {
 
   #update(build: Build): void {
     const { layout, options } = this.sharding
-    const { optimizer, ranks, stage } = options
+    const { optimizer, ranks } = options
     const { builder } = build
     const { sliced } = this.sharding
-    if (ranks > 1 && stage === 0) {
-      for (const unit of layout.units) {
-        const whole = build.gradient(unit)
-        build.place(builder.emit('all_gather', [whole], { ranks, whole: 1 }, communication)[0]!, whole, 0)
-      }
-    }
 
     const shards = sliced.optimizer ? ranks : 1
     const length = layout.length / shards / normChunk
@@ -129,20 +122,16 @@ export class Partitioner {
     const [control] = builder.emit('clip_control', [all, scale], { max_norm: options.clipping, ranges }, update)
     build.expose('control', control!)
 
+    // In forward order, each gather behind its updates: what the next forward reads first comes first.
     let waiting: Unit[] = []
-    const gather = (): void => {
-      for (const unit of waiting) this.#gatherUpdated(build, unit)
-      waiting = []
-    }
     for (const unit of layout.units) {
+      const size = waiting.reduce((sum, other) => sum + other.length, 0)
+      if (size + unit.length > options.allgatherBucketSize) waiting = this.#gatherUpdated(build, waiting)
       this.#updateUnit(build, unit, control!, shards)
       const shared = optimizer.kind === 'sgd' && this.sharding.hasMaster(unit) && !sliced.parameters
-      if (!sliced.optimizer || shared) continue
-      const size = waiting.reduce((sum, other) => sum + other.length, 0)
-      if (size + unit.length > options.allgatherBucketSize) gather()
-      waiting.push(unit)
+      if (sliced.optimizer && !shared) waiting.push(unit)
     }
-    gather()
+    this.#gatherUpdated(build, waiting)
   }
 
   #updateUnit(build: Build, unit: Unit, control: Value, shards: number): void {
@@ -169,18 +158,18 @@ export class Partitioner {
     if (optimizer.kind === 'sgd' && this.sharding.hasMaster(unit)) this.#copyDown(build, unit, build.master(unit))
   }
 
-  /** Shares this rank's updated slice of a unit with those that hold the unit whole. */
-  #gatherUpdated(build: Build, unit: Unit): void {
-    if (this.sharding.sliced.parameters) {
-      if (unit.persistent) this.#gatherPersistent(build, unit)
-      return
-    }
-    const whole = build.parameter(unit)
+  /** Shares this rank's updated slices of units with those that hold the units whole; then none waits. */
+  #gatherUpdated(build: Build, units: readonly Unit[]): [] {
     const { ranks } = this.sharding.options
-    build.place(
-      build.builder.emit('all_gather', [whole], { ranks, whole: 1 }, { ...communication, module: unit.name })[0]!,
-      whole,
-      0,
-    )
+    for (const unit of units) {
+      if (this.sharding.sliced.parameters) {
+        if (unit.persistent) this.#gatherPersistent(build, unit)
+        continue
+      }
+      const whole = build.parameter(unit)
+      const origin: Origin = { ...communication, module: unit.name }
+      build.place(build.builder.emit('all_gather', [whole], { ranks, whole: 1 }, origin)[0]!, whole, 0)
+    }
+    return []
   }
 }
