@@ -44,7 +44,7 @@ export interface Addon {
   createGpuGroup(
     ranks: number,
     arenaBytes: Float64Array,
-    options: { tf32: boolean; geluEpilogues: boolean; choices: string },
+    options: { tf32: boolean; geluEpilogues: boolean; onHost: number; choices: string },
     io: Uint8Array[],
   ): number
   abortGroup(group: number, reason: string): void

@@ -28,11 +28,13 @@ bool wants_graphs() {
 
 }  // namespace
 
-GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank)
+GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores)
     : Executor(group, rank),
       device_(device),
       graphs_(wants_graphs()),
       step_(debugs("sync")),
+      threads_(threads),
+      cores_(std::move(cores)),
       opened_(opening_.get_future().share()) {
   Executor::start();
 }
@@ -63,7 +65,7 @@ std::shared_ptr<const Program> GpuExecutor::load(std::span<const std::byte> byte
     if (program->scalar_count > most_scalars)
       throw ProgramError("program: scalars, expected at most " + std::to_string(most_scalars) + " on a GPU, got " +
                          std::to_string(program->scalar_count));
-    program->places = {ranks > 1, 0};
+    program->places = {ranks > 1, device_.options().host_arenas};
     program->io = io_of(*program);
     program->tail = schedule_of(*program, program->places).tail;
   }
@@ -78,7 +80,12 @@ void GpuExecutor::allocate(uint32_t arena) {
   }
   std::byte* base = nullptr;
   call("allocate", [&] {
-    base = device_.memory(group_, rank_, sizeof(Control)).arena(arena);
+    DeviceMemory& memory = device_.memory(group_, rank_, sizeof(Control));
+    if (on_host(arena)) {
+      base = memory.reserve_host(arena, group_.bytes[arena], context_->host->pool());
+      return;
+    }
+    base = memory.arena(arena);
     check(cudaMemsetAsync(base, 0, group_.bytes[arena], context_->copies), "zeros in an arena");
     check(cudaStreamSynchronize(context_->copies), "zeros in an arena");
   });
@@ -96,7 +103,11 @@ void GpuExecutor::read(uint32_t arena, double offset, std::byte* target, size_t 
       return;
     }
   }
-  call("read", [&] { staging_->copy_out(source, target, bytes); });
+  // Where nothing more is on its way to the host's memory, the caller copies it.
+  call("read", [&] {
+    if (!on_host(arena)) staging_->copy_out(source, target, bytes);
+  });
+  if (on_host(arena)) std::copy_n(source, bytes, target);
 }
 
 void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, size_t bytes) {
@@ -109,7 +120,10 @@ void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
       return;
     }
   }
-  call("write", [&] { staging_->copy_in(source, target, bytes); });
+  call("write", [&] {
+    if (!on_host(arena)) staging_->copy_in(source, target, bytes);
+  });
+  if (on_host(arena)) std::copy_n(source, bytes, target);
 }
 
 void GpuExecutor::take_io(RunRequest& request) const {
@@ -198,6 +212,10 @@ void GpuExecutor::open() {
   const GpuOptions& options = device_.options();
   context.products = make_products(context.properties, {options.tf32, options.gelu_epilogues, options.choices});
   context.group = &group_.communicator;
+  if (options.host_arenas != 0) {
+    const auto moved = [this] { wake_.notify_one(); };
+    context.host = std::make_unique<HostLane>(threads_, cores_, *options.host_kernels, rank_, context.ranks, moved);
+  }
   context.meeting = &meeting_;
   context.meet = [this] {
     return std::make_unique<GpuCommunicator>(group_.communicator, device_.number(rank_), rank_, device_.nccl_id());

@@ -18,7 +18,8 @@ namespace deeptroupe::gpu {
 
 class GpuExecutor final : public Executor {
  public:
-  GpuExecutor(Group& group, GpuDevice& device, int rank);
+  /// `threads` and `cores` of what is done on the host.
+  GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores);
   ~GpuExecutor() override { join(); }
 
   void expect_open() override { opened_.get(); }
@@ -63,6 +64,7 @@ class GpuExecutor final : public Executor {
   void poll();
   /// Looks whether the tail of the last run is done.
   void settle();
+  bool on_host(uint32_t arena) const { return device_.options().host_arenas >> arena & 1; }
   /// Nothing is on its way.
   bool idle() const { return flights_.empty() && settled_; }
   const Crossing& crossing(const GpuProgram& earlier, const GpuProgram& later);
@@ -79,6 +81,8 @@ class GpuExecutor final : public Executor {
 
   GpuDevice& device_;
   const bool graphs_, step_;
+  const int threads_;
+  const std::vector<int> cores_;
   std::promise<void> opening_;
   std::shared_future<void> opened_;
   /// Guarded by `mutex_`.

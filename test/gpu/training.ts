@@ -36,6 +36,11 @@ const steps = 20
 const bf16: DeepSpeedConfig = { bf16: { enabled: true } }
 const fp16: DeepSpeedConfig = { fp16: { enabled: true } }
 
+/** ZeRO with the optimizer's states on the host. */
+const onHost = (stage: 0 | 1 | 2 | 3): DeepSpeedConfig => ({
+  zero_optimization: { stage, stage3_param_persistence_threshold: 100, offload_optimizer: { device: 'cpu' } },
+})
+
 /** The small model with its weights by formula. `micro` of 8 rows; the same on any device. */
 async function small(
   device: DeviceName,
@@ -112,6 +117,50 @@ const onOne = (gpu: DeviceName): Checks => ({
   'bf16 repeated': async () => equal(await small(gpu, steps, bf16), await small(gpu, steps, bf16)),
   'bf16, heads of 64, repeated': async () => equal(await wide(gpu), await wide(gpu)),
   'bf16, blocks recomputed': async () => equal(await wide(gpu, { checkpointActivations: true }), await wide(gpu)),
+  ...Object.fromEntries(
+    (
+      [
+        ['fp32', {}],
+        ['bf16', bf16],
+        ['fp16', fp16],
+        ['bf16, SGD', { ...bf16, optimizer: { type: 'SGD', params: { lr: 0.05, momentum: 0.9 } } }],
+      ] as const
+    ).map(([name, more]) => [
+      `${name}, optimizer on the host and not`,
+      async () => equal(await small(gpu, 50, { ...more, ...onHost(2) }), await small(gpu, 50, more)),
+    ]),
+  ),
+  'bf16, optimizer on the host, four micro-steps': async () =>
+    equal(
+      await small(gpu, steps, { ...bf16, ...onHost(2) }, { micro: 2 }),
+      await small(gpu, steps, bf16, { micro: 2 }),
+    ),
+  'checkpoints cross between an optimizer on the host and on the GPU': async () => {
+    const whole = await small(gpu, 9, bf16)
+    const losses: number[] = []
+    const norms: number[] = []
+    return await withFolder(async (folder) => {
+      for (const [more, until] of [
+        [bf16, 3],
+        [{ ...bf16, ...onHost(2) }, 6],
+        [bf16, 9],
+      ] as const) {
+        const model = smallModel()
+        const config = trainConfig({ train: 8, micro: 8 }, more)
+        const data = formulaSource(1000, 64, 256)
+        const part = await withHashedWeights(model, async (weights) => {
+          await using engine = await initialize({ model, weights, data, config, device: gpu, shuffle: false })
+          if (until > 3) await engine.load(folder)
+          const found = await curveOf(engine, until)
+          await engine.save(folder)
+          return found
+        })
+        losses.push(...part.losses)
+        norms.push(...part.norms)
+      }
+      return equal({ losses, norms }, whole)
+    })
+  },
   'checkpoints cross between CPU and GPU': async () => {
     const options = (device: DeviceName): InitializeOptions => {
       const model = smallModel()
@@ -205,6 +254,16 @@ const onTwo = (gpu: DeviceName): Checks => ({
         const run = (chosen: number) => small(gpu, steps, zero(chosen), { ranks: 2, micro: 2 })
         return near(await run(stage), await run(0), 1e-5)
       },
+    ]),
+  ),
+  ...Object.fromEntries(
+    ([0, 1, 2, 3] as const).map((stage) => [
+      `two GPUs, bf16, ZeRO ${stage}: optimizer on the host and not`,
+      async () =>
+        equal(
+          await small(gpu, 50, { ...bf16, ...onHost(stage) }, { ranks: 2 }),
+          await small(gpu, 50, { ...bf16, ...zero(stage) }, { ranks: 2 }),
+        ),
     ]),
   ),
   'two GPUs, repeated': async () => {

@@ -13,6 +13,7 @@ import { arenaSizes, ProgramWriter } from './support.js'
 
 const arenas = arenaSizes({ activations: 1 << 16, optimizer: 1 << 16, io: 128 })
 const listedOf = (writer: ProgramWriter): Listed => ({
+  ranks: writer.ranks,
   tensors: writer.tensors,
   instructions: writer.instructions,
   bytes: writer.encode(),

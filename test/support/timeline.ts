@@ -28,7 +28,7 @@ export interface Schedule {
 }
 
 /** A program as far as its order goes. */
-export type Listed = Pick<Program, 'tensors' | 'instructions'> & {
+export type Listed = Pick<Program, 'ranks' | 'tensors' | 'instructions'> & {
   readonly bytes: Uint8Array
   readonly arenas: ArenaSizes
 }
@@ -40,12 +40,12 @@ export interface ScheduleOptions {
   readonly onHost?: readonly ArenaName[]
 }
 
-/** What the native side makes of programs of two ranks that run in turn. */
+/** What the native side makes of programs that run in turn. */
 export async function schedulesOf(programs: readonly Listed[], options: ScheduleOptions = {}): Promise<Schedule[]> {
   const { several = true, onHost = [] } = options
   const sizes = (arena: ArenaName): number => Math.max(...programs.map(({ arenas }) => arenas[arena]))
   const arenas = Object.fromEntries(arenaNames.map((arena) => [arena, sizes(arena)])) as ArenaSizes
-  const group = createGroup({ device: 'cpu', ranks: 2, arenas })
+  const group = createGroup({ device: 'cpu', ranks: programs[0]!.ranks, arenas })
   const native = addon().addon!
   const { handle } = native.openRank(group.token.id, 0, 1, new Int32Array(0))
   arenaNames.forEach((arena, i) => {

@@ -110,7 +110,10 @@ export class Reduction implements NodeHooks {
     for (const { units } of this.#last.get(node) ?? []) {
       for (const unit of units) {
         this.#reduce(unit)
-        if (this.#final) this.#share(unit)
+        if (!this.#final) continue
+        this.#share(unit)
+        if (this.#sharding.options.offload)
+          this.#build.copy(this.#build.gradient(unit), this.#build.host.gradient(unit))
       }
     }
   }
