@@ -46,8 +46,10 @@ export function planReport(prepared: Prepared) {
     },
     recompute: prepared.choices.recompute,
     logit_chunks: prepared.choices.logitChunks,
-    bytes_per_rank: { ...arenas, total, on_host: host },
+    bytes_per_rank: { ...arenas, total },
     bytes: total * ranks,
+    /** Of those arenas that lie on the host beside GPUs, which the totals leave out. */
+    host_bytes_per_rank: host,
     host_bytes: host * ranks,
     bytes_by_dtype: bytesByDType(compilation.plan),
     programs: Object.fromEntries(
@@ -108,7 +110,7 @@ export function planText(prepared: Prepared): string {
       ? [
           'of the host beside it:',
           ...arenaNames.flatMap((name) => (hosted(name) ? [rowOf(name)] : [])),
-          row('total', report.bytes_per_rank.on_host, `all ranks: ${formatBytes(report.host_bytes)}`),
+          row('total', report.host_bytes_per_rank, `all ranks: ${formatBytes(report.host_bytes)}`),
         ]
       : []),
     'programs:',

@@ -228,6 +228,36 @@ const zero = (stage: number): DeepSpeedConfig => ({
   zero_optimization: { stage: stage as 0, stage3_param_persistence_threshold: 100 },
 })
 
+/** A run whose second rank is struck at two steps, by what it did last at each step, against one that nothing strikes. */
+async function struck(gpu: DeviceName, more: DeepSpeedConfig): Promise<Omit<TrainingFinding, 'check'>> {
+  const count = 12
+  const run = (options: Partial<InitializeOptions> = {}) => {
+    const model = smallModel()
+    const config = trainConfig({ train: 8, micro: 4 }, more)
+    return withHashedWeights(model, async (weights) => {
+      const data = formulaSource(1000, 64, 256)
+      const given = { model, weights, data, config, device: gpu, ranks: 2, shuffle: false, ...options }
+      await using engine = await initialize(given)
+      const recovered: string[] = []
+      const [losses, norms] = [new Array<number>(count), new Array<number>(count)]
+      engine.events$.subscribe((event) => {
+        if (event.type === 'restart') recovered.push(event.source)
+        if (event.type !== 'step') return
+        losses[event.step - 1] = event.loss
+        norms[event.step - 1] = event.grad_norm
+      })
+      await engine.train({ steps: count })
+      return { losses, norms, recovered }
+    })
+  }
+  return await withFolder(async (folder) => {
+    const chaos = 'kill:rank=1@step=5,throw:rank=1@step=9'
+    const hit = await run({ chaos, restarts: 2, checkpoints: { folder, every: 3 } })
+    const { ok, got } = equal(hit, await run())
+    return { ok: ok && hit.recovered.length === 2, got: `${got}; recovered from ${hit.recovered.join(', ')}` }
+  })
+}
+
 const onTwo = (gpu: DeviceName): Checks => ({
   'two GPUs, fp32 against two ranks of the CPU': async () =>
     near(await small(gpu, steps, zero(2), { ranks: 2 }), await small('cpu', steps, zero(2), { ranks: 2 }), 1e-4),
@@ -266,6 +296,9 @@ const onTwo = (gpu: DeviceName): Checks => ({
         ),
     ]),
   ),
+  'two GPUs, ZeRO 0, a rank fails twice': () => struck(gpu, { ...bf16, ...zero(0) }),
+  'two GPUs, ZeRO 2, a rank fails twice': () => struck(gpu, { ...bf16, ...zero(2) }),
+  'two GPUs, ZeRO 2, optimizer on the host, a rank fails twice': () => struck(gpu, { ...bf16, ...onHost(2) }),
   'two GPUs, repeated': async () => {
     const run = () => small(gpu, steps, { ...bf16, ...zero(3) }, { ranks: 2, micro: 2 })
     return equal(await run(), await run())
