@@ -174,12 +174,13 @@ class CompiledRank implements RankDevice {
   async run(
     program: number,
     scalars: Float64Array,
-    { check = false, profile = false }: RunOptions = {},
+    { check = false, profile = false, written }: RunOptions = {},
   ): Promise<RunReport> {
     const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile))
     for (const { offset, bytes } of report.io ?? []) new Uint8Array(this.io).set(bytes, offset)
     if (report.status === 1) throw new RunError('aborted', report.message, report.instruction)
     if (report.status === 2) throw new RunError('kernel', report.message, report.instruction)
+    written?.()
     return {
       ...(report.nonFinite < 0 ? {} : { nonFinite: report.nonFinite }),
       ...(profile ? { seconds: report.seconds.map((time) => time - this.#origin) } : {}),

@@ -68,6 +68,8 @@ export interface RunOptions {
   readonly check?: boolean
   /** Measure each instruction; read with `RunReport.seconds`. */
   readonly profile?: boolean
+  /** Called when what the run wrote stands in `io`, and before what a later run writes does. Not for a run that is rejected. */
+  readonly written?: () => void
 }
 
 export interface RunReport {
@@ -88,8 +90,8 @@ export interface RankDevice {
   read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void
   write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void
   /**
-   * The `io` arena, as JavaScript sees it. On `cuda` the device has a copy: a run reads what stood here when it was asked for, and what it
-   * wrote stands here when its promise is resolved.
+   * The `io` arena, as JavaScript sees it: a run reads what stood here when it was asked for, and what it wrote stands here when its
+   * promise is resolved, unless a later run has written there too by then.
    */
   readonly io: SharedArrayBuffer
   /** Decodes and checks a program against the arenas that it names, which must exist; returns its handle. Throws ProgramError. */

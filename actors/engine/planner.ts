@@ -77,7 +77,11 @@ export function createPlanner(facts: PlannerFacts): Planner {
           allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
           recompute,
           offload,
-          lossScaling: config.precision.dtype === 'f16',
+          overflow: {
+            skips: config.precision.skipsOverflow,
+            scales: config.precision.dtype === 'f16',
+            lossScale: config.precision.lossScale,
+          },
         },
       }),
       environment: device.environment,

@@ -106,7 +106,7 @@ Value load(const CallbackInfo& info) {
   });
 }
 
-const std::shared_ptr<const Program>& program_of(const OpenRank& open, const Value& number) {
+const std::shared_ptr<const ScheduledProgram>& program_of(const OpenRank& open, const Value& number) {
   const uint32_t index = number.As<Napi::Number>().Uint32Value();
   if (index >= open.programs.size())
     throw UsageError("run: program, expected a loaded one, got " + std::to_string(index));

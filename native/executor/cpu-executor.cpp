@@ -20,15 +20,25 @@ double now() {
 
 CpuExecutor::CpuExecutor(Group& group, int rank, int threads, std::vector<int> cores, const KernelTable& kernels)
     : Executor(group, rank), kernels_(kernels), cores_(std::move(cores)), pool_(threads, cores_) {
+  {
+    // JavaScript fills its `io` for a next run while this one goes on.
+    std::unique_lock lock(group_.memory_mutex);
+    Arena& io = group_.memory[rank_][io_arena];
+    if (io.base() == group_.io[rank_]) {
+      io.release();
+      io.reserve(group_.bytes[io_arena]);
+    }
+  }
   start();
 }
 
-std::shared_ptr<const Program> CpuExecutor::load(std::span<const std::byte> bytes) {
+std::shared_ptr<const ScheduledProgram> CpuExecutor::load(std::span<const std::byte> bytes) {
   std::shared_lock lock(group_.memory_mutex);
   const auto has_kernel = [&](abi::Opcode opcode) { return kernels_.kernels[static_cast<uint16_t>(opcode)] != nullptr; };
-  auto program = std::make_shared<Program>();
+  auto program = std::make_shared<ScheduledProgram>();
   decode_program(*program, bytes,
                  {group_.memory[rank_], kernels_.isa, has_kernel, 64, rank_, group_.communicator.ranks()});
+  program->io = io_of(*program);
   return program;
 }
 
@@ -57,6 +67,13 @@ RunReport CpuExecutor::run(const RunRequest& request) {
   const std::vector<ProgramInstruction>& instructions = request.program->instructions;
   std::vector<double> scalars;
   if (request.profile) report.seconds.reserve(2 * instructions.size());
+  std::byte* const io = group_.memory[rank_][io_arena].base();
+  const IoUse& use = request.program->io;
+  size_t taken = 0;
+  for (const IoRange& range : use.read) {
+    std::copy_n(request.io.data() + taken, range.bytes, io + range.offset);
+    taken += range.bytes;
+  }
   for (size_t i = 0; i < instructions.size() || i == 0; ++i) {
     try {
       if (group_.communicator.aborted()) throw Aborted();
@@ -81,6 +98,8 @@ RunReport CpuExecutor::run(const RunRequest& request) {
     for (const Tensor* output : instructions[i].output_tensors)
       if (output && report.non_finite < 0 && non_finite(*output)) report.non_finite = static_cast<int64_t>(i);
   }
+  for (const IoRange& range : use.written)
+    report.io.push_back({range.offset, {io + range.offset, io + range.offset + range.bytes}});
   return report;
 }
 

@@ -12,8 +12,6 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
-
 double seconds_of(Clock::time_point time) { return std::chrono::duration<double>(time.time_since_epoch()).count(); }
 
 bool debugs(const char* what) {
@@ -53,7 +51,7 @@ void GpuExecutor::call(const char* operation, std::function<void()> body) {
   result.get();
 }
 
-std::shared_ptr<const Program> GpuExecutor::load(std::span<const std::byte> bytes) {
+std::shared_ptr<const ScheduledProgram> GpuExecutor::load(std::span<const std::byte> bytes) {
   auto program = std::make_shared<ScheduledProgram>();
   {
     std::shared_lock lock(group_.memory_mutex);
@@ -99,7 +97,7 @@ void GpuExecutor::read(uint32_t arena, double offset, std::byte* target, size_t 
     std::shared_lock lock(group_.memory_mutex);
     source = place("read", arena, offset, bytes);
     if (arena == io_arena) {
-      std::copy_n(group_.io[rank_] + static_cast<size_t>(offset), bytes, target);
+      std::copy_n(source, bytes, target);
       return;
     }
   }
@@ -116,7 +114,7 @@ void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
     std::shared_lock lock(group_.memory_mutex);
     target = place("write", arena, offset, bytes);
     if (arena == io_arena) {
-      std::copy_n(source, bytes, group_.io[rank_] + static_cast<size_t>(offset));
+      std::copy_n(source, bytes, target);
       return;
     }
   }
@@ -124,10 +122,6 @@ void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
     if (!on_host(arena)) staging_->copy_in(source, target, bytes);
   });
   if (on_host(arena)) std::copy_n(source, bytes, target);
-}
-
-void GpuExecutor::take_io(RunRequest& request) const {
-  gpu::take_io(request, static_cast<const ScheduledProgram&>(*request.program).io, group_.io[rank_]);
 }
 
 Progress GpuExecutor::progress() {

@@ -23,11 +23,10 @@ class GpuExecutor final : public Executor {
   ~GpuExecutor() override { join(); }
 
   void expect_open() override { opened_.get(); }
-  std::shared_ptr<const Program> load(std::span<const std::byte> bytes) override;
+  std::shared_ptr<const ScheduledProgram> load(std::span<const std::byte> bytes) override;
   void allocate(uint32_t arena) override;
   void read(uint32_t arena, double offset, std::byte* target, size_t bytes) override;
   void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) override;
-  void take_io(RunRequest& request) const override;
   Progress progress() override;
 
  protected:

@@ -36,13 +36,6 @@ struct Crumbs {
   uint64_t meeting;
 };
 
-/// The program with what is known of it when it is loaded.
-struct ScheduledProgram : Program {
-  Places places;
-  IoUse io;
-  Tail tail;
-};
-
 /// What the programs of a rank share.
 struct RankContext {
   int rank, ranks;

@@ -64,9 +64,4 @@ std::vector<IoBytes> RunSlot::io_written(const IoUse& io) const {
   return written;
 }
 
-void take_io(RunRequest& request, const IoUse& use, const std::byte* io) {
-  for (const IoRange& range : use.read)
-    request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
-}
-
 }  // namespace deeptroupe::gpu

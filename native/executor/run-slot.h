@@ -30,7 +30,4 @@ class RunSlot {
   Event done_;
 };
 
-/// Copies what a run reads of `io` into the request.
-void take_io(RunRequest& request, const IoUse& use, const std::byte* io);
-
 }  // namespace deeptroupe::gpu

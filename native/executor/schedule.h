@@ -1,5 +1,6 @@
-// The order in which a GPU works off a program: instructions on lanes that go on side by side, and what has to wait for what where
-// bytes demand it, within a run and from one run to the next. Pure: nothing here knows of CUDA.
+// What a device knows of a program before it runs: which bytes of `io` pass in and out, and the order in which a GPU works it off:
+// instructions on lanes that go on side by side, and what has to wait for what where bytes demand it, within a run and from one run to
+// the next. Pure: nothing here knows of CUDA.
 #pragma once
 
 #include <array>
@@ -84,6 +85,14 @@ struct Schedule {
   ByLane last = no_lane;
 
   bool starts() const;
+};
+
+/// The program with what is known of it when it is loaded.
+struct ScheduledProgram : Program {
+  IoUse io;
+  /// On a GPU.
+  Places places;
+  Tail tail;
 };
 
 /// A part begins where the next entry of one of the tails comes into play, so that what waits for it does so late.

@@ -5,6 +5,7 @@ import { byteLength } from '../../kernels/ops/definition.js'
 import type { LanguageModel } from '../nn/language-model.js'
 import { namedParameters } from '../nn/module.js'
 import type { Tensor } from '../nn/tensor.js'
+import { noLossScale } from '../optim/index.js'
 import { assemble, type CompiledProgram, printProgram } from './assemble.js'
 import { differentiate } from './autodiff.js'
 import { type Graph, printGraph } from './ir.js'
@@ -16,6 +17,7 @@ import {
   type MicroStep,
   masterState,
   type OptimizerPlan,
+  type OverflowRule,
   optimizerStates,
   Sharding,
   type ZeroStage,
@@ -43,8 +45,7 @@ export interface TrainingOptions {
   readonly recompute: Recompute
   /** Whether the optimizer's states lie, and are updated, on the host beside the device; default false. */
   readonly offload?: boolean
-  /** Whether the loss's gradient is multiplied by the run-time scalar `loss_scale`, and the update divides by it. */
-  readonly lossScaling: boolean
+  readonly overflow: OverflowRule
 }
 
 /** What the backward computes again instead of keeping it. */
@@ -101,9 +102,7 @@ export interface Compilation {
   readonly programs: Readonly<Partial<Record<ProgramName, CompiledProgram>>>
 }
 
-/** The run-time scalar that holds the loss scale. */
-const lossScaleName = 'loss_scale'
-
+const noOverflow: OverflowRule = { skips: false, scales: false, lossScale: noLossScale }
 const identity: OptimizerPlan = { kind: 'sgd', attributes: { momentum: 0, dampening: 0, nesterov: 0 }, groups: [] }
 
 export function compile(options: CompileOptions): Compilation {
@@ -132,7 +131,7 @@ export function compile(options: CompileOptions): Compilation {
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
     masters: training !== undefined,
     offload: training?.offload ?? false,
-    ...(training?.lossScaling && { lossScale: lossScaleName }),
+    overflow: training?.overflow ?? noOverflow,
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
@@ -182,7 +181,7 @@ export function compile(options: CompileOptions): Compilation {
       loss: 'loss',
       wrt: names,
       seed: 1 / (training.accumulation * ranks),
-      ...(training.lossScaling && { scale: lossScaleName }),
+      scaled: training.overflow.scales,
     })
     const slots = new Map(layout.parameters.map((slot) => [slot.name, slot]))
     const gradients = gradientPrecision((name) => sharding.gradientDType(slots.get(name)!.unit), names)

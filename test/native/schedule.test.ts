@@ -7,6 +7,7 @@ import { addon } from '../../native/index.js'
 import { type Compilation, compile } from '../../runtime/graph/compile.js'
 import type { ZeroStage } from '../../runtime/graph/partition/sharding.js'
 import { namedParameters } from '../../runtime/nn/module.js'
+import { noLossScale } from '../../runtime/optim/index.js'
 import { type Lane, type Listed, lanes, type Schedule, schedulesOf, Timeline } from '../support/timeline.js'
 import { smallModel } from '../support/training.js'
 import { arenaSizes, ProgramWriter } from './support.js'
@@ -236,7 +237,7 @@ if (addon().addon) {
         reduceBucketSize: 40_000,
         allgatherBucketSize: 40_000,
         recompute: { cheap: [], blocks: 0 },
-        lossScaling: false,
+        overflow: { skips: true, scales: false, lossScale: noLossScale },
       },
       environment: {},
     })

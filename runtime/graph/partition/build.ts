@@ -1,5 +1,6 @@
 // One rank's graph under construction: state inputs on demand, values of the source graph mapped, ZeRO-3 gathers, placements noted.
-import { type DType, dtypeBytes, elements } from '../../../kernels/ops/definition.js'
+import { type DType, dtypeBytes, elements, type TensorType } from '../../../kernels/ops/definition.js'
+import { stepState } from '../../../kernels/ops/step.js'
 import { type Graph, GraphBuilder, type Node, type Origin, type Value } from '../ir.js'
 import { planGathers } from './gathers.js'
 import type { Unit } from './layout.js'
@@ -46,14 +47,22 @@ export class Build {
 
   constructor(readonly sharding: Sharding) {}
 
-  #state(name: string, length: number, dtype: DType): Value {
+  #input(name: string, type: TensorType): Value {
     const existing = this.#inputs.get(name)
     if (existing) return existing
-    const value = this.builder.input(name, 'state', { shape: [length], dtype })
+    const value = this.builder.input(name, 'state', type)
     this.#inputs.set(name, value)
     return value
   }
 
+  #state(name: string, length: number, dtype: DType): Value {
+    return this.#input(name, { shape: [length], dtype })
+  }
+
+  /** What steps hand on, on the device: kernels/ops/step.ts. */
+  get step(): Value {
+    return this.#input(this.sharding.options.offload ? 'buckets/step' : 'optimizer/step', stepState)
+  }
   /** What the forward reads. */
   parameter(unit: Unit): Value {
     return this.#state(`parameters/${unit.name}`, this.sharding.lengthIn('parameters', unit), unit.dtype)
@@ -128,6 +137,7 @@ export class Build {
     const names = new Map<Value, string>()
     for (const { name, kind, value } of graph.inputs) {
       if (kind === 'parameter') names.set(value, name)
+      else if (kind === 'state') this.#values.set(value, this.step)
       else this.#values.set(value, this.builder.input(`io/${name}`, kind, value.type))
     }
     // Views of a unit are made where they are read, so that they follow the unit's present memory.

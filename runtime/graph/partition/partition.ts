@@ -4,6 +4,7 @@ import { elements, showType } from '../../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import { normChunk } from '../../../kernels/ops/optimizer.js'
+import { maxLossScale } from '../../optim/index.js'
 import type { Graph, Origin, Value } from '../ir.js'
 import { Build, communication, type PlacedGraph, update } from './build.js'
 import { chunkOrder, type Unit } from './layout.js'
@@ -128,14 +129,10 @@ export class Partitioner {
       build.place(chunks!, sums!, (unit.start / shards / normChunk) * 8)
     }
     const all = shards > 1 ? builder.emit('all_gather', [sums!], { ranks, whole: 0 }, communication)[0]! : sums!
-    const ranges = chunkOrder(layout, shards)
-    const { lossScale } = options
-    const scale = lossScale === undefined ? null : builder.emit('scalar', [], { factor: 1 }, update, [lossScale])[0]!
-    const [control] = builder.emit('clip_control', [all, scale], { max_norm: options.clipping, ranges }, update)
-    build.expose('control', control!)
+    const control = this.#control(build, all, chunkOrder(layout, shards))
 
-    if (options.offload) this.#updateOnHost(build, control!, shards)
-    else this.#updateOnDevice(build, control!, shards)
+    if (options.offload) this.#updateOnHost(build, control, shards)
+    else this.#updateOnDevice(build, control, shards)
   }
 
   /** Units in the order of the forward, each gather behind its updates: what the next forward reads first comes first. */
@@ -177,6 +174,32 @@ export class Partitioner {
     }
     build.copy(weights, parameter, origin)
     if (this.sharding.sliced.parameters && unit.persistent) this.#gatherPersistent(build, unit)
+  }
+
+  /** What the update does, from all chunk sums and from what earlier steps hand on. */
+  #control(build: Build, sums: Value, ranges: readonly number[]): Value {
+    const { builder } = build
+    const { clipping, overflow } = this.sharding.options
+    const { dynamic, window, hysteresis, consecutiveHysteresis, min } = overflow.lossScale
+    const scale = overflow.scales ? builder.emit('loss_scale', [build.step], { factor: 1 }, update)[0]! : null
+    const [found] = builder.emit('clip_control', [sums, scale], { max_norm: clipping, ranges }, update)
+    const [control, step] = builder.emit(
+      'step_control',
+      [found!, build.step],
+      {
+        skips: Number(overflow.skips),
+        dynamic: Number(dynamic),
+        window,
+        hysteresis,
+        consecutive: Number(consecutiveHysteresis),
+        least: min,
+        most: maxLossScale,
+      },
+      update,
+    )
+    build.expose('control', control!)
+    builder.output('step', step!)
+    return control!
   }
 
   #updateUnit(build: Build, unit: Unit, control: Value, shards: number): void {
