@@ -76,12 +76,12 @@ export function createPlanner(facts: PlannerFacts): Planner {
           reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
           allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
           recompute,
+          offload,
           overflow: {
             skips: config.precision.skipsOverflow,
             scales: config.precision.dtype === 'f16',
             lossScale: config.precision.lossScale,
           },
-          offload,
         },
       }),
       environment: device.environment,

@@ -103,12 +103,13 @@ async function run(
 }
 
 /** Writes what the next step goes on from. Programs that do not train have nothing of the kind. */
-async function goOnFrom({ programs, optimizer }: RankState, numbers: readonly number[]): Promise<void> {
+async function goOnFrom({ device, programs, optimizer }: RankState, numbers: readonly number[]): Promise<void> {
   const training = [...programs.values()].map(({ program }) => program).find(({ bindings }) => 'step' in bindings)
   if (!training) return
-  const { byteOffset } = training.tensors[training.bindings['step']!]!
+  const { arena, byteOffset } = training.tensors[training.bindings['step']!]!
   const bytes = new Uint8Array(Float64Array.from(numbers).buffer)
-  await optimizer.ask({ type: 'write', regions: [{ byteOffset, bytes: bytes.length }], bytes })
+  if (arena !== 'optimizer') device.write(arena, byteOffset, bytes)
+  else await optimizer.ask({ type: 'write', regions: [{ byteOffset, bytes: bytes.length }], bytes })
 }
 
 const isAborted = (error: unknown): error is RunError => error instanceof RunError && error.code === 'aborted'

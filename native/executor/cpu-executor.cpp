@@ -68,8 +68,9 @@ RunReport CpuExecutor::run(const RunRequest& request) {
   std::vector<double> scalars;
   if (request.profile) report.seconds.reserve(2 * instructions.size());
   std::byte* const io = group_.memory[rank_][io_arena].base();
+  const IoUse& use = request.program->io;
   size_t taken = 0;
-  for (const IoRange& range : request.program->io.read) {
+  for (const IoRange& range : use.read) {
     std::copy_n(request.io.data() + taken, range.bytes, io + range.offset);
     taken += range.bytes;
   }
@@ -97,7 +98,7 @@ RunReport CpuExecutor::run(const RunRequest& request) {
     for (const Tensor* output : instructions[i].output_tensors)
       if (output && report.non_finite < 0 && non_finite(*output)) report.non_finite = static_cast<int64_t>(i);
   }
-  for (const IoRange& range : request.program->io.written)
+  for (const IoRange& range : use.written)
     report.io.push_back({range.offset, {io + range.offset, io + range.offset + range.bytes}});
   return report;
 }

@@ -87,6 +87,14 @@ struct Schedule {
   bool starts() const;
 };
 
+/// The program with what is known of it when it is loaded.
+struct ScheduledProgram : Program {
+  IoUse io;
+  /// On a GPU.
+  Places places;
+  Tail tail;
+};
+
 /// A part begins where the next entry of one of the tails comes into play, so that what waits for it does so late.
 Schedule schedule_of(const Program& program, const Places& places, const std::vector<const Tail*>& tails = {});
 
@@ -101,12 +109,5 @@ struct Crossing {
 };
 
 Crossing crossing_of(const Tail& tail, const Program& program, const Schedule& schedule);
-
-/// The program with what is known of it when it is loaded; on the CPU that is `io`.
-struct ScheduledProgram : Program {
-  Places places;
-  IoUse io;
-  Tail tail;
-};
 
 }  // namespace deeptroupe

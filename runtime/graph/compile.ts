@@ -43,9 +43,9 @@ export interface TrainingOptions {
   readonly reduceBucketSize: number
   readonly allgatherBucketSize: number
   readonly recompute: Recompute
-  readonly overflow: OverflowRule
   /** Whether the optimizer's states lie, and are updated, on the host beside the device; default false. */
   readonly offload?: boolean
+  readonly overflow: OverflowRule
 }
 
 /** What the backward computes again instead of keeping it. */
@@ -130,8 +130,8 @@ export function compile(options: CompileOptions): Compilation {
     // One micro-batch has nothing to add up: its gradients are the sum.
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
     masters: training !== undefined,
-    overflow: training?.overflow ?? noOverflow,
     offload: training?.offload ?? false,
+    overflow: training?.overflow ?? noOverflow,
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)

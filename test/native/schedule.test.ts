@@ -237,7 +237,7 @@ if (addon().addon) {
         reduceBucketSize: 40_000,
         allgatherBucketSize: 40_000,
         recompute: { cheap: [], blocks: 0 },
-        overflow: { skips: false, scales: false, lossScale: noLossScale },
+        overflow: { skips: true, scales: false, lossScale: noLossScale },
       },
       environment: {},
     })
