@@ -36,7 +36,7 @@ void Executor::enqueue(RunRequest request) {
 
 void Executor::take_io(RunRequest& request) const {
   const std::byte* const io = group_.io[rank_];
-  for (const IoRange& range : request.program->schedule.io_read)
+  for (const IoRange& range : request.program->io.read)
     request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
 }
 
