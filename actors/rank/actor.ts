@@ -19,12 +19,11 @@ const rankArenas = ['parameters', 'gradients', 'activations', 'buckets', 'gather
 const idle = { seed: 0, step: 0, sample: 0 }
 
 /** Writes what the next step goes on from. Programs that do not train have nothing of the kind. */
-async function goOnFrom({ programs, optimizer }: RankState, numbers: readonly number[]): Promise<void> {
+function goOnFrom({ programs, device }: RankState, numbers: readonly number[]): void {
   const training = [...programs.values()].map(({ program }) => program).find(({ bindings }) => 'step' in bindings)
   if (!training) return
-  const { byteOffset } = training.tensors[training.bindings['step']!]!
-  const bytes = new Uint8Array(Float64Array.from(numbers).buffer)
-  await optimizer.ask({ type: 'write', regions: [{ byteOffset, bytes: bytes.length }], bytes })
+  const { arena, byteOffset } = training.tensors[training.bindings['step']!]!
+  device.write(arena, byteOffset, Float64Array.from(numbers))
 }
 
 /** Opens the rank and loads its programs, onto the memory that an earlier life kept or fresh one. */
@@ -83,13 +82,13 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
     async initialize(state, { seed, state: next }) {
       if (state.device.kept !== null) await state.optimizer.ask({ type: 'clear' })
       if (seed !== null) await run(state, 'initialize', { seed })
-      await goOnFrom(state, next)
+      goOnFrom(state, next)
       state.held = 0
     },
 
     async refresh(state, { step, state: next }) {
       await run(state, 'refresh', {})
-      await goOnFrom(state, next)
+      goOnFrom(state, next)
       state.held = step
     },
 
