@@ -59,9 +59,9 @@ export class Build {
     return this.#input(name, { shape: [length], dtype })
   }
 
-  /** What steps hand on, on the device: kernels/ops/step.ts. */
+  /** What steps hand on (kernels/ops/step.ts): with the parameters, which are always where programs run. */
   get step(): Value {
-    return this.#input(this.sharding.options.offload ? 'buckets/step' : 'optimizer/step', stepState)
+    return this.#input('parameters/(step)', stepState)
   }
   /** What the forward reads. */
   parameter(unit: Unit): Value {
