@@ -11,6 +11,8 @@ export interface GroupOptions {
   readonly device: DeviceName
   readonly ranks: number
   readonly arenas: ArenaSizes
+  /** On `cuda`, arenas that lie in pinned memory of the host, where the CPU's kernels work on them; default: none. */
+  readonly hostArenas?: readonly ArenaName[]
   /** Instruction set of the CPU kernels; default: the best that the machine has. */
   readonly isa?: string
   readonly gpu?: GpuOptions
@@ -108,7 +110,7 @@ export interface RankDevice {
 
 export interface RankOptions {
   readonly rank: number
-  /** Threads that compute, the coordinator counted; the reference device computes on the worker itself. */
+  /** Threads that compute, on `cuda` those beside the GPU, the coordinator counted; the reference device computes on the worker itself. */
   readonly threads: number
   /** The CPU that each of these threads stays on, the coordinator's first; default: any. The reference device has no such threads. */
   readonly cores?: readonly number[]

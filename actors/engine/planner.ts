@@ -15,6 +15,8 @@ export interface PlanChoices {
   readonly stage: ZeroStage
   readonly micro: number
   readonly accumulation: number
+  /** Whether the optimizer works on the host beside GPUs. */
+  readonly offload: boolean
 }
 
 export type Planner = (choices: PlanChoices) => Compilation
@@ -51,7 +53,7 @@ export function createPlanner(facts: PlannerFacts): Planner {
   const { model, loss, config, groups, precision, device, ranks, sequence, trains } = facts
   const { zero } = config
   const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
-  return ({ recompute, logitChunks, stage, micro, accumulation }) =>
+  return ({ recompute, logitChunks, stage, micro, accumulation, offload }) =>
     compile({
       model,
       ...(loss && { loss }),
@@ -76,6 +78,7 @@ export function createPlanner(facts: PlannerFacts): Planner {
           reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
           allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
           recompute,
+          offload,
           overflow: {
             skips: config.precision.skipsOverflow,
             scales: config.precision.dtype === 'f16',

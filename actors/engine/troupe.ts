@@ -51,6 +51,7 @@ export async function raise(
     device,
     ranks,
     arenas: compilation.plan.arenas,
+    hostArenas: compilation.plan.hostArenas,
     ...(isa && { isa }),
     ...(options.gpu && { gpu: options.gpu }),
   })

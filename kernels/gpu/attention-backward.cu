@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace
 
-Exchange prepare_backward(const Call& call, const Plan& plan, int queries, int warps) {
+Exchange prepare_backward(const Call& call, const Plan& plan, int queries, int parts) {
   const int tiles = divide_up(plan.sequence, queries), padded = tiles * queries;
-  const int64_t rows = static_cast<int64_t>(plan.pairs()) * padded, flags = static_cast<int64_t>(plan.pairs()) * tiles * warps;
+  const int64_t rows = static_cast<int64_t>(plan.pairs()) * padded, flags = static_cast<int64_t>(plan.pairs()) * tiles * parts;
   Exchange exchange{};
   std::byte* at = call.workspace;
   exchange.statistics = reinterpret_cast<float2*>(at), at += rows * sizeof(float2);

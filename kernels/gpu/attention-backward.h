@@ -1,15 +1,16 @@
 // How the tensor cores' backward passes add up dQ, whose terms come from all blocks of keys of a pair.
 // It is summed in f32 in the call's workspace, over the blocks of keys in ascending order: a warp adds its part of a tile of queries when
 // a flag tells that the block before has added the same part. It starts its product from the sum so far, and the last block rounds and
-// stores. So a sum's order is fixed, no T x T tensor exists, and one product in five is not computed twice, as it would be in a pass of
-// dQ's own (seven products). A block takes its work from a counter in the order of `Order`, so it waits only for blocks that have
-// started before it, whatever the order in which the device dispatches them: no deadlock. All blocks of a pair begin with the last
-// queries, where under causal attention all of them have work, and start in the order in which they add: they follow each other
-// without waiting (descending queries: DASH, arXiv 2601.21824).
+// stores. On Hopper the copy engine adds whole tiles, in the same order of blocks, while the block goes on. So a sum's order is fixed, no
+// T x T tensor exists, and one product in five is not computed twice, as it would be in a pass of dQ's own (seven products). A block takes
+// its work from a counter in the order of `Order`, so it waits only for blocks that have started before it, whatever the order in which
+// the device dispatches them: no deadlock. All blocks of a pair begin with the last queries, where under causal attention all of them
+// have work, and start in the order in which they add: they follow each other without waiting (descending queries: DASH, arXiv
+// 2601.21824).
 #pragma once
 
 #include "attention.h"
-#include "mma.h"
+#include "hopper.h"
 
 #if !defined(__HIP__)
 
@@ -19,16 +20,32 @@ namespace deeptroupe::gpu {
 struct Exchange {
   /// -log2(e) * lse and delta of each query, and (-infinity, 0) past the sequence, where they make every gradient 0.
   float2* statistics;
-  /// Sums of dQ so far, as the warps hold them; none where one block has all keys.
+  /// Sums of dQ so far, in the order in which the warps hold them; none where one block has all keys.
   float4* sums;
-  /// For each tile and warp how many blocks of keys have added to its sum.
+  /// For each tile, or each tile and warp, how many blocks of keys have added to its sum.
   unsigned* added;
   unsigned* ticket;
 };
 
-/// Lays the exchange out in the call's workspace, for tiles of `queries` queries and blocks of `warps` warps that compute, and enqueues
-/// the kernel that fills in the statistics and clears flags and ticket.
-Exchange prepare_backward(const Call& call, const Plan& plan, int queries, int warps);
+/// Lays the exchange out in the call's workspace, for tiles of `queries` queries with `parts` flags each, and enqueues the kernel that
+/// fills in the statistics and clears flags and ticket.
+Exchange prepare_backward(const Call& call, const Plan& plan, int queries, int parts);
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+/// Waits until `blocks` blocks have added to what `flag` counts for.
+__device__ inline void await_turn(const unsigned* flag, int blocks) {
+  unsigned seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
+  } while (seen != static_cast<unsigned>(blocks));
+  fence_async_global();
+}
+/// Lets the next block pass when this thread's copies to global memory have ended.
+__device__ inline void end_turn(unsigned* flag, int block) {
+  fence_async_global();
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(block + 1) : "memory");
+}
+#endif
 
 /// A warp's place in the order of additions to its part of dQ of one tile after the other; all lanes call these together.
 class Additions {

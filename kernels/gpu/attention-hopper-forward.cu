@@ -1,13 +1,18 @@
 // Attention forward on Hopper's warpgroups, for heads of 64 and 128. A block stays on its multiprocessor and takes one piece of work
-// after the other: 128 queries of a pair, or 192 with small heads, 64 to a warpgroup. One warp more has the copies made ahead: q once
-// for a piece, tiles of 128 keys and of values as their places in a ring become free, the next piece's while this one ends.
+// after the other: 128 queries of a pair, 64 to a warpgroup. One warp more has the copies made ahead: q once for a piece, tiles of 128
+// keys and of values as their places in a ring become free, the next piece's while this one ends.
 // A warpgroup starts the product for the next scores and the one of the last probabilities with the values, and takes the scores'
-// exponentials while the second runs; the warpgroups take turns, so that one has products under way while another is in its softmax.
+// exponentials while the second runs. The warpgroups do not wait for each other: while one waits for products another is in its softmax,
+// and where both are they fill the unit of exponentials, which one alone does not.
 // Rows, order of sums and the rescaling are those of attention-mma-forward.cu.
 // Source: FlashAttention-3 (arXiv 2407.08608).
 #include "attention-hopper.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
+#include <vector>
 
 #if !defined(__HIP__)
 
@@ -115,10 +120,6 @@ __global__ void __launch_bounds__(Hopper<D>::threads, 1)
   unsigned char* const mine = memory + H::out_at + warp_row * H::stride;
   Place<1> q_place;
   Place<H::stages> k_place, v_place;
-  // Turns: a group waits for its own barrier and lets the next one pass; the first begins.
-  const auto take_turn = [&] { sync_threads<2 * warpgroup>(1 + group); };
-  const auto end_turn = [&] { arrive_threads<2 * warpgroup>(1 + (group + 1) % H::groups); };
-  if (group == 0) arrive_threads<2 * warpgroup>(1);
 
   while (pieces.next(item)) {
     order.at(item, pair, rank);
@@ -204,9 +205,7 @@ __global__ void __launch_bounds__(Hopper<D>::threads, 1)
 
     wait_for(shared + H::q_full, q_place.parity);
     wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
-    take_turn();
     start_scores();
-    end_turn();
     wait_products<0>();
     settle(scores);
     release(H::k_empty + 8 * k_place.stage);
@@ -214,21 +213,21 @@ __global__ void __launch_bounds__(Hopper<D>::threads, 1)
     if (tiles == 1) release(H::q_empty);
     exponentiate(0);
     keep_probabilities();
+    if (tiles > 1) wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
 
 #pragma unroll 1
     for (int tile = 1; tile < tiles; ++tile) {
-      wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
-      take_turn();
       start_scores();
       wait_for(shared + H::v_full + 8 * v_place.stage, v_place.parity);
       start_sums(tile > 1);
-      end_turn();
       wait_products<1>();
       settle(scores);
       release(H::k_empty + 8 * k_place.stage);
       k_place.advance();
       if (tile + 1 == tiles) release(H::q_empty);
       exponentiate(tile);
+      // A branch between the exponentials and the wait for the sums keeps the compiler from moving the wait up.
+      if (tile + 1 < tiles) wait_for(shared + H::k_full + 8 * k_place.stage, k_place.parity);
       wait_products<0>();
       settle(sums);
       release(H::v_empty + 8 * v_place.stage);
@@ -274,14 +273,40 @@ __global__ void __launch_bounds__(Hopper<D>::threads, 1)
 #endif
 }
 
+/// Of the groups of pairs that fit into the cache, the largest with which the blocks' work is most even under causal attention, where a
+/// piece costs its tiles of keys and a third of one. Counts it once for a shape.
+int even_group(const Order& order, int sequence, int queries, int workers) {
+  static thread_local std::map<std::array<int, 5>, int> known;
+  int& best = known[{order.pairs, order.group, sequence, queries, workers}];
+  if (best > 0) return best;
+  int64_t least = 0;
+  for (int group = order.group; group > 0 && 2 * group >= order.group; group -= std::max(1, order.group / 32)) {
+    std::vector<int64_t> loads(workers);
+    int64_t item = 0;
+    for (int begin = 0; begin < order.pairs; begin += group) {
+      for (int rank = 0; rank < order.blocks; ++rank) {
+        const int64_t cost = 3 * divide_up(std::min((order.blocks - rank) * queries, sequence), KEYS) + 1;
+        for (int pair = begin; pair < std::min(order.pairs, begin + group); ++pair, ++item) {
+          const int64_t at = item % workers;
+          loads[item / workers % 2 ? workers - 1 - at : at] += cost;
+        }
+      }
+    }
+    const int64_t most = *std::max_element(loads.begin(), loads.end());
+    if (best == 0 || most < least) best = group, least = most;
+  }
+  return best;
+}
+
 template <class T, int D>
 void enqueue(const Call& call, const Plan& plan) {
   using H = Hopper<D>;
   allow_shared_once<attention_hopper<T, D>>(H::shared_bytes);
-  const Order order(call, plan.pairs(), divide_up(plan.sequence, H::queries), int64_t{4} * plan.sequence * D);
+  Order order(call, plan.pairs(), divide_up(plan.sequence, H::queries), int64_t{4} * plan.sequence * D);
   const unsigned blocks = static_cast<unsigned>(call.device->multiprocessors);
+  if (plan.causal && order.count() > blocks) order.group = even_group(order, plan.sequence, H::queries, static_cast<int>(blocks));
   launch(attention_hopper<T, D>, dim3(order.count() < blocks ? order.count() : blocks), dim3(H::threads), H::shared_bytes, call.stream, plan,
-         order, box_map(call.in(0)), call.out(0).as<T>(), call.has_out(1) ? call.out(1).as<float>() : nullptr);
+         order, box_map(call.in(0), BOX), call.out(0).as<T>(), call.has_out(1) ? call.out(1).as<float>() : nullptr);
 }
 
 }  // namespace

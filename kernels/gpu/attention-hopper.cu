@@ -23,10 +23,10 @@ EncodeTiled* encode_tiled() {
 
 }  // namespace
 
-CUtensorMap box_map(const Tensor& tensor) {
+CUtensorMap box_map(const Tensor& tensor, int rows) {
   const auto width = static_cast<cuuint64_t>(tensor.dims[2]), sequence = static_cast<cuuint64_t>(tensor.dims[1]);
   const cuuint64_t dims[3] = {width, sequence, static_cast<cuuint64_t>(tensor.dims[0])}, strides[2] = {2 * width, 2 * width * sequence};
-  const cuuint32_t box[3] = {BOX, BOX, 1}, steps[3] = {1, 1, 1};
+  const cuuint32_t box[3] = {BOX, static_cast<cuuint32_t>(rows), 1}, steps[3] = {1, 1, 1};
   CUtensorMap map;
   const CUresult result = encode_tiled()(
       &map, tensor.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, tensor.data, dims, strides,

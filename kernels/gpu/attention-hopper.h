@@ -27,8 +27,8 @@ struct Place {
   }
 };
 
-/// [B, T, width] of 16-bit numbers in boxes of 64 columns and 64 positions. Throws Error.
-CUtensorMap box_map(const Tensor& tensor);
+/// [B, T, width] of 16-bit numbers in boxes of 64 columns and `rows` positions. Throws Error.
+CUtensorMap box_map(const Tensor& tensor, int rows);
 
 /// Whether a call of this plan whose operands lie at `pointers` goes to Hopper's warpgroups.
 bool fits_hopper(const Call& call, const Plan& plan, std::initializer_list<const void*> pointers);

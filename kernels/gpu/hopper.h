@@ -60,6 +60,32 @@ __device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint
                : "memory");
 }
 
+/// Starts the copy of a box to a tensor; what lies outside the tensor is left out. This thread's stores since `commit_stores` are a group.
+__device__ inline void store_box(const CUtensorMap& map, uint32_t from, int x, int y, int z) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map), "r"(from), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+/// The same with `bytes` bytes that lie together, a multiple of 16, as both addresses are; the second adds f32 to what is there.
+__device__ inline void store_bytes(void* to, uint32_t from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
+__device__ inline void add_bytes(void* to, uint32_t from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Waits until this thread's stores have read shared memory.
+__device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+/// Waits until they are in global memory.
+__device__ inline void wait_stored() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+/// Orders this thread's copies and its ordinary accesses of global memory.
+__device__ inline void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+/// Four 8 x 8 matrices of 16-bit numbers to shared memory, as `load_matrices` loads them.
+__device__ inline void store_matrices(uint32_t address, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 /// Makes what this thread stored in shared memory visible to products and copies; before the barrier that orders them.
 __device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

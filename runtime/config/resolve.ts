@@ -45,6 +45,11 @@ const roundsNothing: ConfigProblem = {
   got: 'true',
 }
 
+const roundsMasters: ConfigProblem = {
+  ...roundsNothing,
+  expected: 'false with zero_optimization.offload_optimizer, whose masters lie on the host',
+}
+
 /** Checks a configuration and fills in its defaults. Throws one {@link ConfigError} that holds every problem found. */
 export function resolveConfig(source: ConfigSource, facts: ConfigFacts): ResolvedConfig {
   const modern = modernise(source.raw)
@@ -66,6 +71,7 @@ export function resolveConfig(source: ConfigSource, facts: ConfigFacts): Resolve
     ...(scheduler?.problems ?? []),
     ...(precision?.problems ?? []),
     ...(rounds && precision && !inBf16 ? [roundsNothing] : []),
+    ...(rounds && value && zeroConfig(value.zero_optimization).offloadOptimizer ? [roundsMasters] : []),
   ])
 
   // Past this point there was no problem, so every part has its value.

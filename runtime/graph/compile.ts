@@ -1,5 +1,5 @@
 // The compiler's way: trace, differentiate, passes, partition, plan, assemble. Runs once, on the main thread; ranks receive bytes.
-import type { ArenaName } from '../../kernels/abi/program.js'
+import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
 import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength } from '../../kernels/ops/definition.js'
 import type { LanguageModel } from '../nn/language-model.js'
@@ -44,6 +44,8 @@ export interface TrainingOptions {
   readonly reduceBucketSize: number
   readonly allgatherBucketSize: number
   readonly recompute: Recompute
+  /** Whether the optimizer's states lie, and are updated, on the host beside the device; default false. */
+  readonly offload?: boolean
   readonly overflow: OverflowRule
 }
 
@@ -129,6 +131,7 @@ export function compile(options: CompileOptions): Compilation {
     // One micro-batch has nothing to add up: its gradients are the sum.
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
     masters: training !== undefined && !training.optimizer.stochasticRounding,
+    offload: training?.offload ?? false,
     overflow: training?.overflow ?? noOverflow,
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
@@ -197,7 +200,8 @@ export function compile(options: CompileOptions): Compilation {
     for (const step of steps) placed[step] = partitioner.microStep(optimized, step)
   }
 
-  const plan = planMemory(placed, fixedTensors(sharding, placed), options.backend)
+  const hostArenas = training?.offload ? (['optimizer'] as const) : []
+  const plan = planMemory(placed, fixedTensors(sharding, placed), options.backend, hostArenas)
   options.debug?.('plan', () => JSON.stringify(plan.arenas))
   const programs: Partial<Record<ProgramName, CompiledProgram>> = {}
   for (const [name, graph] of Object.entries(placed)) {
@@ -239,8 +243,10 @@ function nameKey(name: string): { key_low: number; key_high: number } {
   return { key_low: Number(hash & 0xffffffffn), key_high: Number(hash >> 32n) }
 }
 
-/** Bytes of each arena and in all, for people and for `--dry-run`. */
-export function planTotals(plan: MemoryPlan): { arenas: Record<ArenaName, number>; total: number } {
+/** Bytes of each arena, and in all: of those on the device, and of those on the host beside it. */
+export function planTotals(plan: MemoryPlan): { arenas: Record<ArenaName, number>; total: number; host: number } {
   const arenas = { ...plan.arenas }
-  return { arenas, total: Object.values(arenas).reduce((sum, bytes) => sum + bytes, 0) }
+  const sum = (names: readonly ArenaName[]): number => names.reduce((bytes, name) => bytes + arenas[name], 0)
+  const host = sum(plan.hostArenas)
+  return { arenas, total: sum(arenaNames) - host, host }
 }

@@ -373,10 +373,9 @@ void measure(int sequence, int size, DType dtype, double dropout, const Properti
   const double forward = median_ms(20, &Run::forward, run), backward = median_ms(20, &Run::backward, run);
   const double flops = 2.0 * c.batch * c.heads * c.sequence * c.sequence * c.size;
   std::printf(
-      "{\"measure\":\"attention\",\"head\":%d,\"sequence\":%d,\"batch\":%d,\"heads\":%d,\"dtype\":\"%s\",\"dropout\":%g,\"hopper\":%s,"
+      "{\"measure\":\"attention\",\"head\":%d,\"sequence\":%d,\"batch\":%d,\"heads\":%d,\"dtype\":\"%s\",\"dropout\":%g,"
       "\"forward_ms\":%.4f,\"backward_ms\":%.4f,\"forward_tflops\":%.1f,\"backward_tflops\":%.1f}\n",
-      size, sequence, c.batch, c.heads, name_of(dtype), dropout, std::getenv("DEEPTROUPE_HOPPER_ATTENTION") ? "true" : "false", forward,
-      backward, flops / forward * 1e-9, 2.5 * flops / backward * 1e-9);
+      size, sequence, c.batch, c.heads, name_of(dtype), dropout, forward, backward, flops / forward * 1e-9, 2.5 * flops / backward * 1e-9);
   std::fflush(stdout);
 }
 

@@ -85,6 +85,20 @@ if (best) {
     const inside = before.map((done) => done - first.length - 1)
     t.regex(whereabouts(engine, inside), /^rank 0 in step 4 computing at instruction 1 of last /)
   })
+  test('with the optimizer on the host a run is timed, and what the host gives', async (t) => {
+    await withFolder(async (folder) => {
+      const json = join(folder, 'found.json')
+      const args = ['--device', 'cpu', '--quick', '--only', 'offload', '--models', 'tiny', '--json', json]
+      const { code, output } = await suite(...args)
+      t.is(code, 0, output)
+      const { speed, notes, host } = JSON.parse(readFileSync(json, 'utf8'))
+      t.deepEqual(notes, [])
+      t.true(host.cores > 0 && host.memory > 0 && host.down > 0 && host.up > 0)
+      t.is(speed.length, 1)
+      t.true(speed[0].offload)
+      t.regex(output, /tiny B=2 x 1, ZeRO 2, bf16, optimizer on the host/)
+    })
+  })
 }
 
 if (gpu.devices.length === 0) {
@@ -98,5 +112,8 @@ if (gpu.devices.length === 0) {
 test('an unknown part is refused with those there are', async (t) => {
   const { code, output } = await suite('--only', 'nonsense')
   t.is(code, 1)
-  t.regex(output, /Expected some of ops, train, two, speed, memory, profile, kernels, soak, checks, got nonsense/)
+  t.regex(
+    output,
+    /Expected some of ops, train, two, speed, offload, memory, profile, kernels, soak, checks, got nonsense/,
+  )
 })

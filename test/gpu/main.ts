@@ -7,7 +7,7 @@ import { Command, InvalidArgumentError } from 'commander'
 import { referenceKernels } from '../../kernels/reference/index.js'
 import { type DeviceName, machine } from '../../native/index.js'
 import { findPyTorch } from '../bench/peers.js'
-import type { Ceilings, CeilingsRequest } from './ceilings.js'
+import type { Ceilings, CeilingsRequest, HostRates, HostRequest } from './ceilings.js'
 import { runWork } from './children.js'
 import { compareDeclarations } from './declarations.js'
 import type { KernelFinding } from './kernels.js'
@@ -24,7 +24,16 @@ import {
 } from './peers.js'
 import { soakCases } from './soak.js'
 import type { SpeedFinding, SpeedRequest } from './speed.js'
-import { ceilingsText, kernelTable, machineText, opsTable, profileTable, speedTable, trainingTable } from './tables.js'
+import {
+  ceilingsText,
+  hostText,
+  kernelTable,
+  machineText,
+  opsTable,
+  profileTable,
+  speedTable,
+  trainingTable,
+} from './tables.js'
 import type { TrainingFinding } from './training.js'
 
 // NVLink multicast stays off, in PyTorch's processes too.
@@ -34,7 +43,7 @@ Object.assign(process.env, {
   NVSHMEM_DISABLE_NVLS: '1',
 })
 
-const parts = ['ops', 'train', 'two', 'speed', 'memory', 'profile', 'kernels', 'soak'] as const
+const parts = ['ops', 'train', 'two', 'speed', 'offload', 'memory', 'profile', 'kernels', 'soak'] as const
 type Part = (typeof parts)[number]
 
 interface Options {
@@ -88,6 +97,8 @@ const options = new Command('gpu')
 
 const { only, quick = false, device, seed } = options
 const models: readonly ShapeName[] = options.models ?? (quick ? ['d12'] : ['d12', 'd24', 'd48'])
+/** The shape whose optimizer goes to the host, to be held against DeepSpeed's figure. */
+const offloaded: ShapeName = models.includes('d24') ? 'd24' : models[0]!
 const wants = (...names: readonly Part[]): boolean => names.some((name) => only.includes(name))
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 const here = machine().gpu
@@ -100,6 +111,7 @@ const found = {
   ops: [] as OpFinding[],
   training: [] as TrainingFinding[],
   ceilings: null as Ceilings | null,
+  host: null as HostRates | null,
   speed: [] as SpeedFinding[],
   kernels: [] as KernelFinding[],
   peers: [] as PeerFinding[],
@@ -190,14 +202,28 @@ async function measureCeilings(): Promise<Ceilings> {
   return found.ceilings
 }
 
-async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3, mode: TrainMode = 'bf16'): Promise<void> {
+async function measureHost(): Promise<void> {
+  const request = { mebibytes: device === 'cuda' ? 512 : 16 } satisfies Omit<HostRequest, 'device'>
+  await run('host', request, (finding: HostRates) => {
+    found.host = finding
+  })
+  if (found.host) print(hostText(found.host))
+}
+
+async function speed(
+  shape: ShapeName,
+  ranks: number,
+  stage: 0 | 1 | 2 | 3,
+  { mode = 'bf16', offload = false }: { readonly mode?: TrainMode; readonly offload?: boolean } = {},
+): Promise<void> {
   const request = {
     shape,
     ranks,
     stage,
     mode,
-    free: wants('speed', 'two') && !quick ? 50 : 0,
-    profile: wants('profile') && ranks === 1 && stage === 0 && mode === 'bf16',
+    offload,
+    free: wants('speed', 'two', 'offload') && !quick ? 50 : 0,
+    profile: wants('profile') && ranks === 1 && (stage === 0 || offload) && mode === 'bf16',
     geluEpilogues: options.geluEpilogues ?? false,
   } satisfies Omit<SpeedRequest, 'device'>
   await run('speed', request, (finding: SpeedFinding) => found.speed.push(finding))
@@ -208,7 +234,7 @@ async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3, mode
 async function stagesOf(shape: ShapeName): Promise<void> {
   for (const stage of [1, 2, 3] as const) await speed(shape, 1, stage)
   const ms = (finding: SpeedFinding): number => finding.freeMs ?? finding.ms
-  const own = found.speed.filter((one) => one.shape === shape && one.ranks === 1 && one.mode === 'bf16')
+  const own = found.speed.filter((one) => one.shape === shape && one.ranks === 1 && one.mode === 'bf16' && !one.offload)
   const whole = own.find(({ stage }) => stage === 0)
   const rest = own.filter(({ stage }) => stage > 0)
   if (!whole || rest.length < 3) return
@@ -257,11 +283,15 @@ if (wants('speed', 'memory', 'profile')) {
     if (shape === 'd24' || shape === 'tiny') await stagesOf(shape)
     if (shape === 'd12' || shape === 'tiny') {
       for (const mode of ['stochastic', 'fp32', 'tf32'] as const) {
-        await speed(shape, 1, 0, mode)
+        await speed(shape, 1, 0, { mode })
         await peersOf(shape, 1, mode === 'stochastic' ? [] : besides[mode])
       }
     }
   }
+}
+if (wants('speed', 'offload')) {
+  await measureHost()
+  await speed(offloaded, 1, 2, { offload: true })
 }
 if (wants('two') && gpus >= 2) {
   for (const shape of models.filter((name) => name !== 'd12')) {

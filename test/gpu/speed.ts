@@ -26,6 +26,8 @@ export interface SpeedRequest {
   readonly ranks: number
   readonly stage: 0 | 1 | 2 | 3
   readonly mode: TrainMode
+  /** Whether the optimizer works on the host. */
+  readonly offload: boolean
   /** Steps timed in a row. */
   readonly free: number
   readonly profile: boolean
@@ -39,6 +41,7 @@ export interface SpeedFinding {
   readonly mode: TrainMode
   /** Rows of a GPU's batch. */
   readonly rows: number
+  readonly offload: boolean
   readonly ms: number
   /** Of steps in a row; null: none were asked for. */
   readonly freeMs: number | null
@@ -49,7 +52,7 @@ export interface SpeedFinding {
   readonly javascript: number
   readonly loss: readonly [first: number, last: number]
   /**
-   * Bytes of a rank: as planned, the most that was reserved, and, by the driver, what a run of a tiny model before left behind (context,
+   * Bytes of a rank on its device: as planned, the most that was reserved, and, by the driver, what a run of a tiny model before left behind (context,
    * code, libraries) and what this run took beyond that. null: not known.
    */
   readonly planned: number
@@ -88,7 +91,7 @@ function randomTokens(samples: number): TokenSource {
 }
 
 export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<void> {
-  const { device, shape: name, ranks, stage, mode, free: inRow, profile } = request
+  const { device, shape: name, ranks, stage, mode, offload, free: inRow, profile } = request
   const shape: Shape = shapes[name]
   const full = mode === 'fp32' || mode === 'tf32'
   const batch = full ? fullBatch(shape.batch) : shape.batch
@@ -113,11 +116,12 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
         type: 'AdamW',
         params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1, bf16_stochastic_round: mode === 'stochastic' },
       },
-      zero_optimization: { stage },
+      zero_optimization: { stage, ...(offload && { offload_optimizer: { device: 'cpu' } }) },
     },
   })
   try {
     const events: StepEvent[] = []
+    const hosted = new Set<string>(engine.plan.hostArenas)
     engine.events$.subscribe((event) => event.type === 'step' && events.push(event))
     await engine.train({ steps: warm })
     const counted: StepEvent[] = []
@@ -126,7 +130,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     await engine.train({ steps: warm + timed + inRow })
     const freeMs = inRow > 0 ? (performance.now() - started) / inRow : null
     const after = free()
-    const memory = Object.values(engine.memory(0))
+    const memory = Object.entries(engine.memory(0)).filter(([arena]) => !hosted.has(arena))
     const rows = profile ? await profileOf(engine) : []
     const running = inRow > 0 ? events.slice(warm + timed, warm + timed + inRow) : counted
     const shares = running.map(({ seconds, native_seconds }) => 1 - native_seconds / seconds)
@@ -138,6 +142,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       stage,
       mode,
       rows: batch,
+      offload,
       ms: seconds * 1e3,
       freeMs,
       tokensPerSecond: tokens / seconds,
@@ -145,7 +150,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       javascript: median(shares),
       loss: [events[0]!.loss, events.at(-1)!.loss],
       planned: planTotals(engine.plan).total,
-      reserved: memory.reduce((sum, { peak }) => sum + peak, 0),
+      reserved: memory.reduce((sum, [, { peak }]) => sum + peak, 0),
       context: lost(untouched, before),
       grown: lost(before, after),
       profile: rows,

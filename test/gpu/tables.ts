@@ -2,7 +2,7 @@
 import type { GpuMachine } from '../../native/index.js'
 import { groupBy } from '../../runtime/graph/partition/build.js'
 import { formatBytes } from '../../runtime/observe/index.js'
-import type { Ceilings } from './ceilings.js'
+import type { Ceilings, HostRates } from './ceilings.js'
 import { deepSpeedName, scaledDeepSpeed } from './deepspeed.js'
 import type { KernelFinding } from './kernels.js'
 import type { TrainMode } from './models.js'
@@ -77,15 +77,15 @@ const modeNames: Readonly<Record<TrainMode, string>> = {
 /** Ours and the peers', a row each. In bf16 the residual stream is bf16 in ours and in `compile-bf16`, fp32 under autocast. */
 export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFinding[]): string {
   const rows = ours.flatMap((own) => {
-    const { shape, ranks, stage, mode } = own
+    const { shape, ranks, stage, mode, offload } = own
     const name = `${shape} B=${own.rows} x ${ranks}`
-    const beside = peers.filter(
-      (peer) => peer.shape === shape && peer.ranks === ranks && besides[mode].includes(peer.mode),
-    )
-    const deepSpeed = mode === 'bf16' ? scaledDeepSpeed(shape, ranks, stage, peers) : null
+    const beside = offload
+      ? []
+      : peers.filter((peer) => peer.shape === shape && peer.ranks === ranks && besides[mode].includes(peer.mode))
+    const deepSpeed = mode === 'bf16' ? scaledDeepSpeed(shape, ranks, offload ? 'offload' : stage, peers) : null
     return [
       [
-        `${name}, ZeRO ${stage}, ${modeNames[mode]}`,
+        `${name}, ZeRO ${stage}, ${modeNames[mode]}${offload ? ', optimizer on the host' : ''}`,
         own.ms.toFixed(1),
         own.freeMs?.toFixed(1) ?? '-',
         own.tokensPerSecond.toFixed(0),
@@ -148,6 +148,9 @@ const rates = (ms: number, flops: number, bytes: number, { heldTeraflops, copyTe
 
 export const ceilingsText = ({ burstTeraflops, heldTeraflops, copyTerabytes }: Ceilings): string =>
   `ceilings: bf16 product ${burstTeraflops.toFixed(0)} TFLOP/s in a burst, ${heldTeraflops.toFixed(0)} held; copy ${copyTerabytes.toFixed(2)} TB/s read and written\n`
+
+export const hostText = ({ cores, memory, down, up }: HostRates): string =>
+  `host: memory ${memory.toFixed(0)} GB/s on ${cores} cores; copies to it ${down.toFixed(1)} GB/s, to the GPU ${up.toFixed(1)} GB/s\n`
 
 /** Where a step goes, by op and phase. `of` is the part of the nearer ceiling. */
 export function profileTable({ shape, profile, ms }: SpeedFinding, limits: Ceilings): string {

@@ -26,6 +26,8 @@ export interface PartitionOptions {
   readonly accumulation: WeightDType
   /** Whether f32 masters stand behind units in 16 bits: in training. */
   readonly masters: boolean
+  /** ZeRO-Offload (arXiv 2101.06840): masters and states are kept and updated on the host, in training. */
+  readonly offload: boolean
   readonly overflow: OverflowRule
 }
 
@@ -91,9 +93,9 @@ export class Sharding {
     return unit.dtype === 'f32' ? 'f32' : this.options.accumulation
   }
 
-  /** Whether the optimizer keeps an f32 master of the unit. */
+  /** Whether the optimizer keeps an f32 master of the unit: also of one in f32 where it works on the host. */
   hasMaster(unit: Unit): boolean {
-    return this.options.masters && unit.dtype !== 'f32'
+    return this.options.masters && (unit.dtype !== 'f32' || this.options.offload)
   }
 }
 
