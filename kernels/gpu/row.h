@@ -2,8 +2,8 @@
 // for them, or not aligned, is streamed: read again in each pass, element by element.
 #pragma once
 
+#include "ahead.h"
 #include "operands.h"
-#include "pack.h"
 
 namespace deeptroupe::gpu {
 
@@ -51,6 +51,24 @@ struct Row {
 #pragma unroll
       for (int p = 0; p < packs; ++p)
         if (column_of(p) < width) held[p] = load_pack<N>(from + column_of(p));
+    }
+  }
+
+  /// Of packs that came to this thread's places from `first` on.
+  __device__ Row(const T* row, int row_width, const Places<T, N>& places, int first) : from(row), width(row_width) {
+    if constexpr (packs > 0) {
+#pragma unroll
+      for (int p = 0; p < packs; ++p)
+        if (column_of(p) < width) held[p] = places.get(first + p);
+    }
+  }
+
+  /// Asks for this thread's packs of a row.
+  __device__ static void ask_for(const T* row, int row_width, const Places<T, N>& places, int first) {
+    if constexpr (packs > 0) {
+#pragma unroll
+      for (int p = 0; p < packs; ++p)
+        if (column_of(p) < row_width) places.ask(first + p, row + column_of(p));
     }
   }
 
