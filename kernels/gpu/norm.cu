@@ -1,6 +1,7 @@
 // Layer normalisation and its gradients: memory is read once and written once.
 #include <algorithm>
 
+#include "ahead.h"
 #include "columns.h"
 #include "row.h"
 
@@ -21,70 +22,40 @@ struct Forward {
   float epsilon;
 };
 
-/// Rows of a warp, or of a block where it shares one, that it has asked for: one is worked on, the others are on their way.
-#if defined(__HIP__)
-template <int packs>
-constexpr int forward_stages = 1;
-#else
-template <int packs>
-constexpr int forward_stages = packs == 0 ? 1 : 3;
-#endif
-/// Blocks of a multiprocessor.
-template <int packs>
-constexpr int forward_blocks = packs <= 2 ? 4 : packs <= 4 ? 3 : 2;
-/// Bytes of its packs.
-template <int packs>
-constexpr size_t forward_bytes = size_t{16} * forward_stages<packs> * packs * row_threads;
-
-/// Mean and variance in two passes over the row, which stays in registers. A warp (or a block) takes every gridDim-th row.
+/// Mean and variance in two passes over the row, which stays in registers.
 template <class T, int threads, int packs>
-__global__ __launch_bounds__(row_threads, forward_blocks<packs>) void layer_norm_kernel(const Forward<T> o) {
-  using R = Row<T, threads, packs>;
-  constexpr int N = R::N, stages = forward_stages<packs>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  const Places<T, N> places(shared, threadIdx.x, stages * packs);
+__global__ __launch_bounds__(block_threads<threads>) void layer_norm_kernel(const Forward<T> o) {
+  const int64_t index = own_row<threads>();
+  if (index >= o.rows) return;
+  const Row<T, threads, packs> row(o.x + index * o.width, o.width);
+  constexpr int N = Row<T, threads, packs>::N;
   const float width = static_cast<float>(o.width);
-  const int64_t step = int64_t{gridDim.x} * (row_threads / threads);
-  int64_t asked = own_row<threads>();
-  const auto ask_next = [&](int stage) {
-    if (asked < o.rows) R::ask_for(o.x + asked * o.width, o.width, places, stage * packs);
-    end_asking();
-    asked += step;
-  };
-  for (int stage = 0; stage < stages - 1; ++stage) ask_next(stage);
-  int stage = 0;
-  for (int64_t index = own_row<threads>(); index < o.rows; index += step) {
-    ask_next(stage == 0 ? stages - 1 : stage - 1);
-    wait_asked<stages - 1>();
-    const R row(o.x + index * o.width, o.width, places, stage * packs);
-    stage = stage + 1 == stages ? 0 : stage + 1;
-    float total = 0.0f, squares = 0.0f;
-    row.each([&](int, int, const float(&v)[N]) {
+  float total = 0.0f, squares = 0.0f;
+  row.each([&](int, int, const float(&v)[N]) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) total += v[n];
-    });
-    const float mean = row_sum<threads>(total) / width;
-    row.each([&](int, int, const float(&v)[N]) {
+    for (int n = 0; n < N; ++n) total += v[n];
+  });
+  const float mean = row_sum<threads>(total) / width;
+  row.each([&](int, int, const float(&v)[N]) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) squares = fmaf(v[n] - mean, v[n] - mean, squares);
-    });
-    const float rstd = 1.0f / sqrtf(row_sum<threads>(squares) / width + o.epsilon);
-    row.write(o.y + index * o.width, [&](int, int column, float(&v)[N]) {
-      float w[N], b[N];
-      if (o.weight) load_floats(o.weight + column, w);
-      if (o.bias) load_floats(o.bias + column, b);
+    for (int n = 0; n < N; ++n) squares = fmaf(v[n] - mean, v[n] - mean, squares);
+  });
+  const float rstd = 1.0f / sqrtf(row_sum<threads>(squares) / width + o.epsilon);
+  row.write(o.y + index * o.width, [&](int, int column, float(&v)[N]) {
+    float w[N], b[N];
+    if (o.weight) load_floats(o.weight + column, w);
+    if (o.bias) load_floats(o.bias + column, b);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        v[n] = (v[n] - mean) * rstd;
-        if (o.weight && o.bias) v[n] = fmaf(v[n], w[n], b[n]);
-        else if (o.weight) v[n] *= w[n];
-        else if (o.bias) v[n] += b[n];
-      }
-    });
-    if (threadIdx.x % threads != 0) continue;
-    if (o.means) o.means[index] = mean;
-    if (o.rstds) o.rstds[index] = rstd;
-  }
+    for (int n = 0; n < N; ++n) {
+      v[n] = (v[n] - mean) * rstd;
+      if (o.weight && o.bias) v[n] = fmaf(v[n], w[n], b[n]);
+      else if (o.weight) v[n] *= w[n];
+      else if (o.bias) v[n] += b[n];
+    }
+  });
+  if (threadIdx.x % threads != 0) return;
+  if (o.means) o.means[index] = mean;
+  if (o.rstds) o.rstds[index] = rstd;
 }
 
 template <class T>
@@ -103,10 +74,7 @@ void layer_norm(const Call& call) {
                      static_cast<float>(call.attrs<abi::LayerNormAttributes>().epsilon)};
   if (o.rows == 0 || o.width == 0) return;
   with_row_shape<T>(o.width, aligned(16, o.x, o.weight, o.bias, o.y), [&]<int threads, int packs>(RowShape<threads, packs>) {
-    constexpr auto kernel = layer_norm_kernel<T, threads, packs>;
-    allow_shared_once<kernel>(forward_bytes<packs>);
-    const int64_t blocks = std::min<int64_t>(row_blocks<threads>(o.rows), int64_t{forward_blocks<packs>} * call.device->multiprocessors);
-    launch(kernel, grid_of(op, blocks), row_threads, forward_bytes<packs>, call.stream, o);
+    launch(layer_norm_kernel<T, threads, packs>, grid_of(op, row_blocks<threads>(o.rows)), block_threads<threads>, 0, call.stream, o);
   });
 }
 
@@ -175,7 +143,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
   const float share = 1.0f / static_cast<float>(o.width);
   // A warp's packs lie together; some of its lanes, or it, may have none.
   const int begin = (thread / warp * packs * warp + thread % warp) * N;
-  const auto there = [&](int p) { return begin + p * warp * N < o.width; };
+  const auto there = [&](int p) { return (packs < 8 && p < packs - 1) || begin + p * warp * N < o.width; };
 
   // Where the row has no pack, and where there is no residual, are zeros: there is nothing to add, and nothing is stored.
   const Places<T, N> places(shared, group * blockDim.x + thread, stages * row_places);
@@ -191,34 +159,33 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
     for (int n = 0; n < N; ++n) weight.at[n] = from_float<T>(1.0f);
     weights.put(p, o.weight && there(p) ? load_pack<N>(o.weight + begin + p * warp * N) : weight);
   }
-  // Elements from the tensors' beginning to this thread's first pack in the row that it asks for next.
-  int64_t ahead = (first + group) * o.width + begin;
-  int asked = group;
-  const auto ask_next = [&](int stage) {
+  // This thread's first pack of the group's row: elements from the tensors' beginning.
+  int row = group;
+  int64_t at = (first + row) * o.width + begin;
+  const int64_t apart = int64_t{groups} * o.width;
+  const auto ask_row = [&](int ahead, int stage) {
     const auto ask = [&](int operand, const T* from) {
 #pragma unroll
       for (int p = 0; p < packs; ++p)
-        if (there(p)) places.ask(stage * row_places + operand * packs + p, from + ahead + p * warp * N);
+        if (there(p)) places.ask(stage * row_places + operand * packs + p, from + at + ahead * apart + p * warp * N);
     };
-    if (asked < count) {
+    if (row + ahead * groups < count) {
       ask(0, o.dy);
       ask(1, o.x);
       if (o.residual) ask(2, o.residual);
     }
     end_asking();
-    asked += groups, ahead += groups * o.width;
   };
 
   float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
-  for (int stage = 0; stage < stages - 1; ++stage) ask_next(stage);
+  for (int stage = 0; stage < stages - 1; ++stage) ask_row(stage, stage);
   const float *const means = o.means + first, *const rstds = o.rstds + first;
   float next_mean = 0.0f, next_rstd = 0.0f;
   if (group < count) next_mean = means[group], next_rstd = rstds[group];
   __syncthreads();
   int stage = 0;
-  for (int step = 0; step < steps; ++step) {
-    const int row = step * groups + group;
-    ask_next(stage == 0 ? stages - 1 : stage - 1);
+  for (int step = 0; step < steps; ++step, row += groups, at += apart) {
+    ask_row(stages - 1, stage == 0 ? stages - 1 : stage - 1);
     const float rstd = next_rstd, shift = -next_mean * rstd;
     if (row + groups < count) next_mean = means[row + groups], next_rstd = rstds[row + groups];
     wait_asked<stages - 1>();
@@ -260,7 +227,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
     if (row >= count) continue;
     const float factor = -rstd * (sum_gh * share);
     const float slope = factor * rstd, offset = fmaf(factor, shift, -rstd * (sum_g * share));
-    T* const dx = o.dx + (first + row) * o.width + begin;
+    T* const dx = o.dx + at;
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
       if (packs == 8 && begin + p * warp * N - thread % warp * N >= o.width) break;
@@ -376,7 +343,8 @@ bool backward_packed(const char* op, const Call& call, const Backward<T>& o, int
     return true;
   };
   with(std::integral_constant<int, 1>{}) || with(std::integral_constant<int, 2>{}) || with(std::integral_constant<int, 3>{}) ||
-      with(std::integral_constant<int, 4>{}) || with(std::integral_constant<int, 8>{});
+      with(std::integral_constant<int, 4>{}) || with(std::integral_constant<int, 5>{}) || with(std::integral_constant<int, 6>{}) ||
+      with(std::integral_constant<int, 7>{}) || with(std::integral_constant<int, 8>{});
   return launched;
 }
 
