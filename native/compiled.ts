@@ -54,7 +54,7 @@ function counts(id: number, rank: number): MemoryReport {
 }
 
 /** Throws {@link DeviceError} without an addon, for an instruction set that the machine lacks and where GPUs are missing. */
-export function createCompiledGroup({ device, ranks, arenas, isa, gpu }: GroupOptions): DeviceGroup {
+export function createCompiledGroup({ device, ranks, arenas, hostArenas = [], isa, gpu }: GroupOptions): DeviceGroup {
   const level = device === 'cpu' ? (isa ?? native().isaLevels()[0]!) : null
   const memory = Array.from({ length: ranks }, () => ({ io: sharedMemory('io', Math.max(1, arenas.io)) }))
   const sizes = Float64Array.from(arenaNames, (name) => arenas[name])
@@ -62,7 +62,8 @@ export function createCompiledGroup({ device, ranks, arenas, isa, gpu }: GroupOp
   const id = guarded(() => {
     if (level !== null) return native().createGroup(ranks, sizes, level, buffers)
     const { tf32 = false, geluEpilogues = false } = gpu ?? {}
-    return native().createGpuGroup(ranks, sizes, { tf32, geluEpilogues, choices: productChoices }, buffers)
+    const onHost = hostArenas.reduce((bits, arena) => bits | (1 << arenaNames.indexOf(arena)), 0)
+    return native().createGpuGroup(ranks, sizes, { tf32, geluEpilogues, onHost, choices: productChoices }, buffers)
   })
   const token: GroupToken = { device, ranks, id, arenas, ...(level !== null && { isa: level }), memory }
   held.set(id, token)
@@ -173,12 +174,13 @@ class CompiledRank implements RankDevice {
   async run(
     program: number,
     scalars: Float64Array,
-    { check = false, profile = false }: RunOptions = {},
+    { check = false, profile = false, written }: RunOptions = {},
   ): Promise<RunReport> {
     const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile))
     for (const { offset, bytes } of report.io ?? []) new Uint8Array(this.io).set(bytes, offset)
     if (report.status === 1) throw new RunError('aborted', report.message, report.instruction)
     if (report.status === 2) throw new RunError('kernel', report.message, report.instruction)
+    written?.()
     return {
       ...(report.nonFinite < 0 ? {} : { nonFinite: report.nonFinite }),
       ...(profile ? { seconds: report.seconds.map((time) => time - this.#origin) } : {}),

@@ -11,6 +11,8 @@ export interface GroupOptions {
   readonly device: DeviceName
   readonly ranks: number
   readonly arenas: ArenaSizes
+  /** On `cuda`, arenas that lie in pinned memory of the host, where the CPU's kernels work on them; default: none. */
+  readonly hostArenas?: readonly ArenaName[]
   /** Instruction set of the CPU kernels; default: the best that the machine has. */
   readonly isa?: string
   readonly gpu?: GpuOptions
@@ -66,6 +68,8 @@ export interface RunOptions {
   readonly check?: boolean
   /** Measure each instruction; read with `RunReport.seconds`. */
   readonly profile?: boolean
+  /** Called when what the run wrote stands in `io`, and before what a later run writes does. Not for a run that is rejected. */
+  readonly written?: () => void
 }
 
 export interface RunReport {
@@ -86,8 +90,8 @@ export interface RankDevice {
   read(arena: ArenaName, byteOffset: number, target: ArrayBufferView): void
   write(arena: ArenaName, byteOffset: number, source: ArrayBufferView): void
   /**
-   * The `io` arena, as JavaScript sees it. On `cuda` the device has a copy: a run reads what stood here when it was asked for, and what it
-   * wrote stands here when its promise is resolved.
+   * The `io` arena, as JavaScript sees it: a run reads what stood here when it was asked for, and what it wrote stands here when its
+   * promise is resolved, unless a later run has written there too by then.
    */
   readonly io: SharedArrayBuffer
   /** Decodes and checks a program against the arenas that it names, which must exist; returns its handle. Throws ProgramError. */
@@ -106,7 +110,7 @@ export interface RankDevice {
 
 export interface RankOptions {
   readonly rank: number
-  /** Threads that compute, the coordinator counted; the reference device computes on the worker itself. */
+  /** Threads that compute, on `cuda` those beside the GPU, the coordinator counted; the reference device computes on the worker itself. */
   readonly threads: number
   /** The CPU that each of these threads stays on, the coordinator's first; default: any. The reference device has no such threads. */
   readonly cores?: readonly number[]

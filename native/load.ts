@@ -20,11 +20,16 @@ export interface NativeReport {
   readonly io?: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
 }
 
+/** How a GPU would work off a program (native/executor/schedule.h). Waits are numbers of parts, one for each lane; -1: none. */
 export interface NativeSchedule {
-  /** [begin, end, collective, wait, record] of each part; numbers of events, -1: none. */
+  /** [begin, end, lane, after start, 5 waits] of each part. */
   readonly parts: Float64Array
-  readonly start: number
-  readonly finish: number
+  /** [part, 5 waits] */
+  readonly answer: Float64Array
+  /** Parts that the compute lane has not waited for in the end. */
+  readonly tail: Float64Array
+  /** [5 waits] in the tail of the run before: of the beginning, of each part, of the answer. */
+  readonly crossing: Float64Array
   /** [offset, bytes] of each range. */
   readonly ioRead: Float64Array
   readonly ioWritten: Float64Array
@@ -39,7 +44,7 @@ export interface Addon {
   createGpuGroup(
     ranks: number,
     arenaBytes: Float64Array,
-    options: { tf32: boolean; geluEpilogues: boolean; choices: string },
+    options: { tf32: boolean; geluEpilogues: boolean; onHost: number; choices: string },
     io: Uint8Array[],
   ): number
   abortGroup(group: number, reason: string): void
@@ -54,8 +59,8 @@ export interface Addon {
   read(handle: number, arena: number, offset: number, target: Uint8Array): void
   write(handle: number, arena: number, offset: number, source: Uint8Array): void
   load(handle: number, program: Uint8Array): number
-  /** How a GPU would work off a loaded program among several ranks (native/executor/schedule.h). */
-  schedule(handle: number, program: number): NativeSchedule
+  /** Of loaded programs that run in turn, among `several` ranks, with the arenas of the bits `hostArenas` on the host. */
+  schedules(handle: number, programs: readonly number[], several: boolean, hostArenas: number): NativeSchedule[]
   run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void

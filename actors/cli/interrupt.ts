@@ -15,7 +15,7 @@ export function interruptible(): Interrupt {
   const interrupt = (name: 'SIGINT' | 'SIGTERM'): void => {
     if (exitCode !== undefined) process.exit(exitCode)
     exitCode = 128 + constants.signals[name]
-    process.stderr.write('\nleaving after this step (again: at once)\n')
+    process.stderr.write('\nleaving after the steps under way (again: at once)\n')
     controller.abort()
   }
   process.on('SIGINT', interrupt).on('SIGTERM', interrupt)

@@ -26,7 +26,7 @@ function bytesByDType({ fixed }: MemoryPlan): Partial<Record<ArenaName, Record<s
 /** `--dry-run --json`: all sizes in bytes, for each rank. */
 export function planReport(prepared: Prepared) {
   const { compilation, config, cores, device, isa, options, ranks, sequence, target, threads } = prepared
-  const { arenas, total } = planTotals(compilation.plan)
+  const { arenas, total, host } = planTotals(compilation.plan)
   return {
     type: 'plan',
     parameters: countParameters(options.model),
@@ -48,6 +48,9 @@ export function planReport(prepared: Prepared) {
     logit_chunks: prepared.choices.logitChunks,
     bytes_per_rank: { ...arenas, total },
     bytes: total * ranks,
+    /** Of those arenas that lie on the host beside GPUs, which the totals leave out. */
+    host_bytes_per_rank: host,
+    host_bytes: host * ranks,
     bytes_by_dtype: bytesByDType(compilation.plan),
     programs: Object.fromEntries(
       Object.entries(compilation.programs).map(([name, { program, hash }]) => [
@@ -90,6 +93,9 @@ export function planText(prepared: Prepared): string {
     if (sizes.length === 1) return `; ${sizes[0]![0]}`
     return `; ${sizes.map(([dtype, bytes]) => `${dtype} ${formatBytes(bytes)}`).join(', ')}`
   }
+  const { hostArenas } = prepared.compilation.plan
+  const hosted = (name: ArenaName): boolean => hostArenas.includes(name)
+  const rowOf = (name: ArenaName) => row(name, report.bytes_per_rank[name], meaning[name] + dtypes(name))
   return [
     `${formatCount(report.parameters)} parameters on ${placesOf(report)}, ZeRO stage ${report.stage}`,
     `batch ${batch.train} = ${batch.micro} rows x ${batch.accumulation} micro-steps x ${batch.world} ranks, ${report.sequence} tokens a row`,
@@ -98,8 +104,15 @@ export function planText(prepared: Prepared): string {
     ...(again ? [`recomputed in the backward: ${again}`] : []),
     ...(logitChunks > 1 ? [`logits in ${logitChunks} chunks, so that they fit`] : []),
     'bytes of one rank:',
-    ...arenaNames.map((name) => row(name, report.bytes_per_rank[name], meaning[name] + dtypes(name))),
+    ...arenaNames.flatMap((name) => (hosted(name) ? [] : [rowOf(name)])),
     row('total', report.bytes_per_rank.total, `all ranks: ${formatBytes(report.bytes)}`),
+    ...(report.host_bytes > 0
+      ? [
+          'of the host beside it:',
+          ...arenaNames.flatMap((name) => (hosted(name) ? [rowOf(name)] : [])),
+          row('total', report.host_bytes_per_rank, `all ranks: ${formatBytes(report.host_bytes)}`),
+        ]
+      : []),
     'programs:',
     ...Object.entries(report.programs).map(
       ([name, program]) =>

@@ -24,7 +24,7 @@ export interface ChosenDevice {
   readonly device: DeviceName
   /** Instruction set of the CPU's kernels. */
   readonly isa: string | null
-  /** Native threads of each rank. */
+  /** Native threads of each rank; on GPUs of what works on the host beside each. */
   readonly threads: number
   backend(logitChunks: number): Backend
   /** Whether the plan chooses the logits' chunks, or the backend itself; whose memory plans are counted in, for people. */
@@ -71,7 +71,7 @@ function chooseGpus(options: DeviceOptions, ranks: number): ChosenDevice {
   return {
     device: 'cuda',
     isa: null,
-    threads: 1,
+    threads: Math.max(1, Math.floor(availableParallelism() / ranks)),
     backend: gpuBackend,
     planned: { logits: true, where: 'on each GPU' },
     environment: {

@@ -11,28 +11,23 @@ import {
   type TraceSpan,
   type TrainEvent,
 } from '../../runtime/observe/index.js'
-import { OptimError } from '../../runtime/optim/index.js'
 import { ActorSystem } from '../../transports/index.js'
 import { checkpointer } from '../checkpointer/actor.js'
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
-import type { Fault } from '../rank/fault.js'
-import type { TrainOrder, TrainReport } from '../supervisor/protocol.js'
-import { type Batch, writeBatch } from './batch.js'
-import type { PlannedFault } from './chaos.js'
+import type { Batch } from './batch.js'
 import { expectDevice } from './device.js'
 import { EngineError } from './errors.js'
-import { endsLife, FailureWatch, notFinite, skipNotice } from './failure.js'
-import { spansOf, timingOf } from './measure.js'
+import { endsLife, FailureWatch } from './failure.js'
 import { type InitializeOptions, type Prepared, prepare } from './prepare.js'
 import { expectRoom } from './room.js'
 import { RunState } from './run-state.js'
-import { stepScalars } from './scalars.js'
-import { lower, patient, raise, slotCount, type Troupe, withRestarts } from './troupe.js'
+import { Steps } from './steps.js'
+import { lower, patient, raise, type Troupe, withRestarts } from './troupe.js'
 
 export interface TrainOptions {
   /** The total: a run that was resumed goes on at its next step up to this one. */
   readonly steps: number
-  /** Aborted: the loop ends after the step that is under way. */
+  /** Aborted: the loop ends after the steps that are under way. */
   readonly signal?: AbortSignal
 }
 
@@ -47,12 +42,10 @@ export class Engine {
   #restarts = 0
   /** The recovery under way. */
   #recovering: Promise<void> = Promise.resolve()
-  /** The last step that was made with a batch of the caller's. */
-  #foreign = 0
   /** The call of `forward` that has the logits' shared memory. */
   #forwarding: Promise<void> = Promise.resolve()
   #profile: TraceSpan[] | null = null
-  readonly #chaos: Set<PlannedFault>
+  readonly #steps: Steps
   readonly #failures: FailureWatch
   #closed: Promise<void> | null = null
 
@@ -68,7 +61,13 @@ export class Engine {
       reseed: (order) => this.#raiseAgain(order),
       emit: (event) => this.#events.next(event),
     })
-    this.#chaos = new Set(prepared.chaos)
+    this.#steps = new Steps({
+      prepared,
+      state: this.#state,
+      troupe: () => this.#troupe,
+      spans: () => this.#profile,
+      emit: (event) => this.#events.next(event),
+    })
     this.#failures = new FailureWatch(system.events$, prepared.ranks)
     this.#failures.of(troupe.supervisor.path)
   }
@@ -129,17 +128,22 @@ export class Engine {
    */
   async train({ steps, signal }: TrainOptions): Promise<StepEvent | null> {
     const { checkpoints } = this.prepared.options
+    const every = checkpoints?.every || Number.POSITIVE_INFINITY
     let last: StepEvent | null = null
-    while (this.step < steps && !signal?.aborted) {
+    for (;;) {
+      // At a checkpoint nothing is under way.
+      const boundary = Math.min(steps, (Math.floor(this.step / every) + 1) * every)
+      const upTo = signal?.aborted ? this.#steps.sent : boundary
+      if (this.step >= upTo) return last
+      this.#training()
       const since = this.#restarts
       try {
-        last = await this.#next(null, this.step + 1 < steps)
-        if (checkpoints?.every && this.step % checkpoints.every === 0) await this.#state.checkpoint(checkpoints.folder)
+        last = (await this.#steps.next({ upTo, more: upTo < steps })) ?? last
+        if (checkpoints && this.step % every === 0) await this.#state.checkpoint(checkpoints.folder)
       } catch (error) {
         await this.#recover(error, since)
       }
     }
-    return last
   }
 
   /** Work on the state of the present step. A failure meanwhile costs a restart: the lost steps are replayed and the work begins anew. */
@@ -161,93 +165,16 @@ export class Engine {
    * lost are not, for the engine keeps no batch: then it rejects with {@link EngineError}, and the run is back at the step it names.
    */
   async trainBatch(batch?: Batch): Promise<StepEvent> {
-    return await this.#surviving(() => this.#next(batch ?? null, false))
-  }
-
-  async #next(batch: Batch | null, more: boolean): Promise<StepEvent> {
-    const { config, sequence } = this.#training()
-    const started = performance.now()
-    const { step: done, applied, samples, seed, scaler } = this.#state.progress
-    const step = done + 1
-    const { lr, scalars } = stepScalars(this.prepared, step, applied, seed, scaler.scale)
-    const { train } = config.batch
-    const order: TrainOrder = {
-      step,
-      sample: samples,
-      nextSample: more ? samples + train : null,
-      slot: batch ? this.#ownBatch(batch) : null,
-      scalars,
-      profile: this.#profile !== null || config.wallClockBreakdown,
-      faults: this.#faultsOf(step),
-    }
-    const report = await this.#troupe.supervisor.ask({ type: 'train', ...order }, patient)
-    // Every rank has the same norm, and skipped the update by it.
-    const skipped = !Number.isFinite(report.norm)
-    if (!report.finite && !(skipped && config.precision.skipsOverflow)) throw await this.#notFinite(order, report)
-    await this.#advance(order, report, skipped)
-    const { applied: updates, scaler: next } = this.#state.progress
-    const scales = config.precision.dtype === 'f16'
-    if (batch) this.#foreign = step
-    const spans = order.profile ? spansOf(this.prepared.compilation, report.ranks, order.step) : []
-    this.#profile?.push(...spans)
-    const seconds = (performance.now() - started) / 1000
-    const tokens = train * sequence
-    const event: StepEvent = {
-      type: 'step',
-      step,
-      loss: report.loss,
-      grad_norm: skipped ? -1 : report.norm,
-      lr,
-      skipped,
-      skipped_steps: step - updates,
-      ...(scales && { loss_scale: scaler.scale }),
-      tokens,
-      tokens_per_second: tokens / seconds,
-      seconds,
-      native_seconds: Math.max(...report.ranks.map(({ nativeSeconds }) => nativeSeconds)),
-    }
-    this.#events.next(event)
-    if (skipped) this.#events.next(skipNotice(step, scales ? [scaler.scale, next.scale] : null))
-    if (config.wallClockBreakdown) this.#events.next(timingOf(spans, report.ranks.length, order.step))
-    return event
-  }
-
-  /** Counts a step as done, or ends the run where the loss scaler could go no lower. */
-  async #advance(order: TrainOrder, report: TrainReport, skipped: boolean): Promise<void> {
-    try {
-      this.#state.advance(this.prepared.config.batch.train, skipped)
-    } catch (error) {
-      if (!(error instanceof OptimError)) throw error
-      throw await this.#notFinite(order, report, error)
-    }
-  }
-
-  /** What each rank is to suffer in a step. Faults of one step are used up. */
-  #faultsOf(step: number): Fault[][] {
-    const faults: Fault[][] = Array.from({ length: this.prepared.ranks }, () => [])
-    for (const planned of this.#chaos) {
-      if (planned.step !== null && planned.step !== step) continue
-      faults[planned.rank]!.push(planned.fault)
-      if (planned.step !== null) this.#chaos.delete(planned)
-    }
-    return faults
+    this.#training()
+    return await this.#surviving(async () => {
+      const limits = { upTo: this.step + 1, more: false }
+      return (await this.#steps.next(limits, batch ?? null))!
+    })
   }
 
   #training(): Prepared {
     if (this.prepared.options.data) return this.prepared
     throw new EngineError('ENGINE_USAGE', 'train: data, expected `data` in the options of initialize, got none')
-  }
-
-  /** The last slot is the caller's. */
-  #ownBatch(batch: Batch): number {
-    const slot = slotCount - 1
-    writeBatch(this.prepared, batch, this.#troupe.slots[slot]!)
-    return slot
-  }
-
-  async #notFinite(order: TrainOrder, report: TrainReport, cause?: OptimError): Promise<EngineError> {
-    const found = await this.#troupe.supervisor.ask({ type: 'diagnose', ...order, profile: false }, patient)
-    return notFinite(order.step, report, found, cause)
   }
 
   /** The one error that an operation ends with. */
@@ -278,6 +205,7 @@ export class Engine {
       )
       if (!alive) throw failure
       this.#restarts += 1
+      this.#steps.forget()
       this.#failures.of(supervisor.path)
       try {
         await this.#state.settle()
@@ -289,7 +217,7 @@ export class Engine {
           attempt: this.#restarts,
           cause: (failure as Error).message,
         })
-        if (this.step < this.#foreign) throw this.#lostBatches(failure)
+        if (this.step < this.#steps.foreign) throw this.#lostBatches(failure)
         return
       } catch (again) {
         ;[failure, cause] = [this.#failure(again), again]
@@ -299,8 +227,8 @@ export class Engine {
 
   #lostBatches({ message }: Error): EngineError {
     const { step } = this
-    const text = `${message}; the run is back at step ${step}: only the caller has the batches of the steps up to ${this.#foreign}`
-    this.#foreign = step
+    const text = `${message}; the run is back at step ${step}: only the caller has the batches of the steps up to ${this.#steps.foreign}`
+    this.#steps.foreign = step
     return new EngineError('ENGINE_RANK_FAILED', text, { step })
   }
 
@@ -397,7 +325,7 @@ export class Engine {
   async load(path: string): Promise<void> {
     const found = findCheckpoint(path)
     await this.#surviving(() => this.#state.restore(found))
-    this.#foreign = 0
+    this.#steps.foreign = 0
   }
 
   /** From now on every instruction is measured; {@link profile} takes what was gathered. */

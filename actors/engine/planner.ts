@@ -15,6 +15,8 @@ export interface PlanChoices {
   readonly stage: ZeroStage
   readonly micro: number
   readonly accumulation: number
+  /** Whether the optimizer works on the host beside GPUs. */
+  readonly offload: boolean
 }
 
 export type Planner = (choices: PlanChoices) => Compilation
@@ -49,7 +51,7 @@ export function createPlanner(facts: PlannerFacts): Planner {
   const { model, loss, config, groups, precision, device, ranks, sequence, trains } = facts
   const { zero } = config
   const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
-  return ({ recompute, logitChunks, stage, micro, accumulation }) =>
+  return ({ recompute, logitChunks, stage, micro, accumulation, offload }) =>
     compile({
       model,
       ...(loss && { loss }),
@@ -74,7 +76,12 @@ export function createPlanner(facts: PlannerFacts): Planner {
           reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
           allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
           recompute,
-          lossScaling: config.precision.dtype === 'f16',
+          overflow: {
+            skips: config.precision.skipsOverflow,
+            scales: config.precision.dtype === 'f16',
+            lossScale: config.precision.lossScale,
+          },
+          offload,
         },
       }),
       environment: device.environment,

@@ -111,6 +111,9 @@ export interface Prepared {
 
 const defaultConfig: DeepSpeedConfig = { train_micro_batch_size_per_gpu: 8 }
 
+const inPlace =
+  'zero_optimization.offload_optimizer changes nothing on this device: the optimizer works in the memory of the host already'
+
 /** What a timer can wait for. */
 const longestStall = Math.floor((2 ** 31 - 1) / 1000)
 
@@ -177,6 +180,7 @@ export function prepare(options: InitializeOptions): Prepared {
     stage: zero.stage,
     micro: batch.micro,
     accumulation: batch.accumulation,
+    offload: zero.offloadOptimizer && device.device === 'cuda',
   }
   const { choices, compilation } = fitPlan(planner, asked, device, { limit: memoryLimit, blocks })
   const schedule = createSchedule(
@@ -204,6 +208,7 @@ export function prepare(options: InitializeOptions): Prepared {
     planner,
     notices: [
       ...config.notices,
+      ...(zero.offloadOptimizer && device.device !== 'cuda' ? [inPlace] : []),
       ...deviceNotices(
         device,
         Object.values(compilation.programs).map(({ program }) => program),

@@ -9,6 +9,7 @@ import { type LossScaleSpec, type LossScaleState, nextLossScale, startLossScale 
 import type { CheckpointerProtocol } from '../checkpointer/protocol.js'
 import type { SupervisorProtocol } from '../supervisor/protocol.js'
 import type { Prepared } from './prepare.js'
+import { stepStateOf } from './scalars.js'
 import {
   type ArenaAccess,
   copyState,
@@ -70,17 +71,19 @@ export class RunState {
     const { weights } = prepared.options
     const { seed, shuffle } = this.progress
     const supervisor = this.parts.supervisor()
-    await supervisor.ask({ type: 'initialize', seed: weights ? null : seed }, patient)
+    const progress = this.#start({ seed, shuffle })
+    const state = stepStateOf(progress)
+    await supervisor.ask({ type: 'initialize', seed: weights ? null : seed, state }, patient)
     if (weights) {
       for (const kind of parameterKinds(prepared.compilation)) {
         await restore(prepared.compilation, kind, this.#access, this.staging, (name, start, target) =>
           weights.read(name, start, target),
         )
       }
-      await supervisor.ask({ type: 'refresh', step: 0 }, patient)
+      await supervisor.ask({ type: 'refresh', step: 0, state }, patient)
     }
     this.#origin = null
-    this.progress = this.#start({ seed, shuffle })
+    this.progress = progress
   }
 
   /**
@@ -113,7 +116,7 @@ export class RunState {
     const peer = held.indexOf(step)
     if (peer >= 0 && replicated(compilation)) {
       for (const rank of lost) await copyState(compilation, this.#access, this.staging, peer, rank)
-      await supervisor.ask({ type: 'refresh', step }, patient)
+      await supervisor.ask({ type: 'refresh', step, state: stepStateOf(this.progress) }, patient)
       return 'peers'
     }
     if (this.#origin === null) {
@@ -128,7 +131,8 @@ export class RunState {
   async restore(path: string): Promise<void> {
     const { compilation, options } = this.parts.prepared
     const training = options.data !== undefined
-    const { loss_scale: saved, ...progress } = openCheckpoint(path, compilation, training).progress
+    const { loss_scale: saved, ...counts } = openCheckpoint(path, compilation, training).progress
+    const progress: RunProgress = { ...counts, scaler: resumeScaler(this.#scaling, saved) }
     const { seed, shuffle } = this.progress
     if (progress.seed !== seed || progress.shuffle !== shuffle) {
       await this.parts.reseed(progress)
@@ -136,8 +140,9 @@ export class RunState {
       this.parts.emit({ type: 'notice', message: `resume: ${order}, as in ${path}` })
     }
     await restoreCheckpoint(path, compilation, training, this.#access, this.staging)
-    await this.parts.supervisor().ask({ type: 'refresh', step: progress.step }, patient)
-    this.progress = { ...progress, scaler: resumeScaler(this.#scaling, saved) }
+    const state = stepStateOf(progress)
+    await this.parts.supervisor().ask({ type: 'refresh', step: progress.step, state }, patient)
+    this.progress = progress
     this.#origin = path
   }
 

@@ -10,8 +10,8 @@ import type { Prepared } from './prepare.js'
 
 /** Longer than any work: ends of ranks, signals and stops end an ask, not the clock. */
 export const patient = { deadline: 2 ** 31 - 1 }
-/** Batches in shared memory: one that ranks read, one that is filled ahead, one that the caller brings. */
-export const slotCount = 3
+/** Batches in shared memory: two that ranks read, one that is filled ahead, one that the caller brings. */
+export const slotCount = 4
 
 /** The actors and memory of a run. */
 export interface Troupe {
@@ -49,6 +49,7 @@ export async function raise(
     device,
     ranks,
     arenas: compilation.plan.arenas,
+    hostArenas: compilation.plan.hostArenas,
     ...(isa && { isa }),
     ...(options.gpu && { gpu: options.gpu }),
   })

@@ -1,6 +1,6 @@
-// A rank: one native call for each micro-step. While it is under way the worker's event loop stays free for control messages; if this
-// life ends, the communicator is aborted so that no other rank waits for it. It always knows of which step's end its state is, so that
-// a life that ends in order can leave its memory to the next.
+// A rank: one native call for each micro-step, asked for ahead, so that the device goes from one step to the next while messages travel.
+// The worker's event loop stays free for control messages; if this life ends, the communicator is aborted so that no other rank waits for
+// it. It always knows of which step's end its state is, so that a life that ends in order can leave its memory to the next.
 import { decodeProgram, type Program } from '../../kernels/abi/program.js'
 import { type GroupToken, type RankDevice, RunError, type RunOptions, type RunReport } from '../../native/device.js'
 import { abortGroup, groupProgress, openRank } from '../../native/index.js'
@@ -27,10 +27,23 @@ interface RankState {
   readonly slots: readonly SharedArrayBuffer[]
   readonly batch: BatchShape
   readonly optimizer: ActorRef<OptimizerShardProtocol>
-  /** The step at whose end parameters and optimizer states are; null: not known. */
+  /** The step at whose end parameters and optimizer states are once no run is under way; null: not known. */
   held: number | null
-  /** Of the native calls of a step. */
-  nativeSeconds: number
+  /** Runs under way. */
+  running: number
+  /** Instructions of all runs that were asked for. */
+  asked: number
+  /** When the latest run ended, by `performance.now()`. */
+  ended: number
+  /** Steps that were begun and not yet reported, the oldest first. */
+  readonly flights: Flight[]
+}
+
+/** A step under way. */
+interface Flight {
+  /** All its runs are asked for. Rejects where one cannot be. */
+  readonly asked: Promise<void>
+  readonly report: Promise<StepReport>
 }
 
 /** Arenas that a rank reserves itself. */
@@ -64,34 +77,69 @@ function setRows(state: RankState, program: Program, slot: number, row: number):
   binding(state, program, 'targets').set(batch.subarray(targets, targets + count))
 }
 
-/** Runs a program. While it runs, and after a failure inside the update, nothing is known of what this rank holds. */
+/** Runs a program behind those under way. After a failure inside the update nothing is known of what this rank holds. */
 async function run(
   state: RankState,
   name: ProgramName,
   scalars: Readonly<Record<string, number>>,
   options: RunOptions = {},
-): Promise<RunReport> {
+): Promise<RunReport & { readonly nativeSeconds: number }> {
   const { handle, program } = loaded(state, name)
-  const { held } = state
-  state.held = null
   const values = fillScalars(program, scalars)
   const started = performance.now()
+  state.asked += program.instructions.length
+  state.running += 1
   try {
     const report = await state.device.run(handle, values, options)
-    state.nativeSeconds += (performance.now() - started) / 1000
-    state.held = held
-    return report
+    const since = Math.max(started, state.ended)
+    state.ended = performance.now()
+    return { ...report, nativeSeconds: (state.ended - since) / 1000 }
   } catch (error) {
-    if (isAborted(error) && leftAlone(program, error.instruction)) state.held = held
+    if (!isAborted(error) || !leftAlone(program, error.instruction)) state.held = null
     throw error
+  } finally {
+    state.running -= 1
   }
+}
+
+/** Writes what the next step goes on from. Programs that do not train have nothing of the kind. */
+async function goOnFrom({ programs, optimizer }: RankState, numbers: readonly number[]): Promise<void> {
+  const training = [...programs.values()].map(({ program }) => program).find(({ bindings }) => 'step' in bindings)
+  if (!training) return
+  const { byteOffset } = training.tensors[training.bindings['step']!]!
+  const bytes = new Uint8Array(Float64Array.from(numbers).buffer)
+  await optimizer.ask({ type: 'write', regions: [{ byteOffset, bytes: bytes.length }], bytes })
 }
 
 const isAborted = (error: unknown): error is RunError => error instanceof RunError && error.code === 'aborted'
 
-function runMicro(state: RankState, order: StepOrder, micro: MicroRun, check: boolean): Promise<RunReport> {
-  setRows(state, loaded(state, micro.program).program, order.slot, micro.row)
-  return run(state, micro.program, { ...order.scalars, sample: micro.sample }, { check, profile: order.profile })
+/** What a micro-step brought. */
+interface MicroReport {
+  readonly loss: number
+  /** Of one that updates. */
+  readonly control: Float64Array | null
+  readonly nativeSeconds: number
+  readonly profile: NonNullable<StepReport['profile']>
+}
+
+async function runMicro(
+  state: RankState,
+  order: StepOrder,
+  { program: name, row, sample }: MicroRun,
+): Promise<MicroReport> {
+  const { program } = loaded(state, name)
+  setRows(state, program, order.slot, row)
+  let loss = 0
+  let control: Float64Array | null = null
+  const written = (): void => {
+    loss = binding(state, program, 'loss')[0]!
+    if (!('control' in program.bindings)) return
+    control = Float64Array.from(binding(state, program, 'control'))
+    state.held = order.step
+  }
+  const { profile } = order
+  const { seconds, nativeSeconds } = await run(state, name, { ...order.scalars, sample }, { profile, written })
+  return { loss, control, nativeSeconds, profile: seconds ? [{ program: name, seconds }] : [] }
 }
 
 /** A micro-step with the faults that strike meanwhile. */
@@ -101,16 +149,69 @@ async function sufferMicro(
   micro: MicroRun,
   [m, micros]: readonly [number, number],
   signal: AbortSignal,
-): Promise<RunReport> {
+): Promise<MicroReport> {
   const { faults = [] } = order
-  const done = (): number => groupProgress(state.token)[state.rank]!.instructions
-  const before = done()
-  const over = runMicro(state, order, micro, false)
+  const before = state.asked
+  const done = (): number => groupProgress(state.token)[state.rank]!.instructions - before
+  const over = runMicro(state, order, micro)
   const { instructions } = loaded(state, micro.program).program
-  const running = { instructions: instructions.length, done: () => done() - before, over }
+  const running = { instructions: instructions.length, done, over }
   const [report] = await Promise.all([over, sufferDuring(faults, m, micros, running, signal)])
   return report
 }
+
+/** Begins a step once all runs of those before it are asked for. */
+function begin(state: RankState, order: StepOrder, signal: AbortSignal): void {
+  const before = state.flights.at(-1)?.asked ?? Promise.resolve()
+  let tell = (): void => {}
+  const told = new Promise<void>((resolve) => {
+    tell = resolve
+  })
+  const report = before.then(() => makeStep(state, order, signal, tell))
+  const asked = Promise.race([told, report.then(() => {})])
+  // Whoever comes to them gets the error.
+  for (const promise of [asked, report]) promise.catch(() => {})
+  state.flights.push({ asked, report })
+}
+
+/** Makes a step; `asked` is called once all its runs are asked for. Faults have it made one micro-step at a time. */
+async function makeStep(
+  state: RankState,
+  order: StepOrder,
+  signal: AbortSignal,
+  asked: () => void,
+): Promise<StepReport> {
+  const { faults = [] } = order
+  const runs = microRuns(state.batch, state.rank, state.token.ranks, order)
+  const under: Promise<MicroReport>[] = []
+  for (const [m, micro] of runs.entries()) {
+    const strikes = faults.length > 0
+    if (strikes) await sufferBefore(faults, m, runs.length, signal)
+    const started = performance.now()
+    under.push(strikes ? sufferMicro(state, order, micro, [m, runs.length], signal) : runMicro(state, order, micro))
+    if (m === runs.length - 1) asked()
+    if (!strikes) continue
+    await under[m]
+    await sufferAfter(faults, performance.now() - started, signal)
+  }
+  const settled = await Promise.allSettled(under)
+  const failed = settled.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+  if (failed) throw failed.reason
+  const made = await Promise.all(under)
+  const losses = made.map(({ loss }) => loss)
+  const [norm, , finite, candidate] = made.at(-1)!.control!
+  return {
+    losses,
+    norm: norm!,
+    finite: finite === 1 && losses.every(Number.isFinite),
+    candidate: candidate!,
+    nativeSeconds: made.reduce((sum, { nativeSeconds }) => sum + nativeSeconds, 0),
+    ...(order.profile && { profile: made.flatMap(({ profile }) => profile) }),
+  }
+}
+
+/** No step is under way any more. */
+const landed = ({ flights }: RankState): Promise<unknown> => Promise.allSettled(flights.map(({ report }) => report))
 
 /** Opens the rank and loads its programs, onto the memory that an earlier life kept or fresh one. */
 async function open(
@@ -137,7 +238,10 @@ async function open(
     batch,
     optimizer,
     held: device.kept,
-    nativeSeconds: 0,
+    running: 0,
+    asked: 0,
+    ended: 0,
+    flights: [],
   }
 }
 
@@ -160,57 +264,38 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
   },
 
   receive: {
-    held: (state) => state.held,
+    held: (state) => (state.running > 0 ? null : state.held),
 
-    async initialize(state, { seed }) {
+    async initialize(state, { seed, state: next }) {
       if (state.device.kept !== null) await state.optimizer.ask({ type: 'clear' })
       if (seed !== null) await run(state, 'initialize', { seed })
+      await goOnFrom(state, next)
       state.held = 0
     },
 
-    async refresh(state, { step }) {
+    async refresh(state, { step, state: next }) {
       await run(state, 'refresh', {})
+      await goOnFrom(state, next)
       state.held = step
     },
 
-    async step(state, order, { signal }): Promise<StepReport> {
-      const { faults = [] } = order
-      const losses: number[] = []
-      const profile: { program: ProgramName; seconds: Float64Array }[] = []
-      let control = new Float64Array()
-      state.nativeSeconds = 0
-      const runs = microRuns(state.batch, state.rank, state.token.ranks, order)
-      for (const [m, micro] of runs.entries()) {
-        await sufferBefore(faults, m, runs.length, signal)
-        const started = performance.now()
-        const { seconds } =
-          faults.length === 0
-            ? await runMicro(state, order, micro, false)
-            : await sufferMicro(state, order, micro, [m, runs.length], signal)
-        const { program } = loaded(state, micro.program)
-        losses.push(binding(state, program, 'loss')[0]!)
-        if (seconds) profile.push({ program: micro.program, seconds })
-        if ('control' in program.bindings) {
-          control = Float64Array.from(binding(state, program, 'control'))
-          state.held = order.step
-        }
-        await sufferAfter(faults, performance.now() - started, signal)
-      }
-      const finite = control[2] === 1 && losses.every(Number.isFinite)
-      return {
-        losses,
-        norm: control[0]!,
-        finite,
-        nativeSeconds: state.nativeSeconds,
-        ...(order.profile && { profile }),
-      }
+    step(state, { orders }, { signal }) {
+      for (const order of orders) begin(state, order, signal)
+      return state.flights.shift()!.report
     },
 
-    async diagnose(state, order): Promise<Diagnosis | null> {
-      for (const [micro, micros] of microRuns(state.batch, state.rank, state.token.ranks, order).entries()) {
-        const { nonFinite } = await runMicro(state, { ...order, profile: false }, micros, true)
+    async diagnose(state, { order }): Promise<Diagnosis | null> {
+      for (const [micro, { program: name, row, sample }] of microRuns(
+        state.batch,
+        state.rank,
+        state.token.ranks,
+        order,
+      ).entries()) {
+        const { program } = loaded(state, name)
+        setRows(state, program, order.slot, row)
+        const { nonFinite } = await run(state, name, { ...order.scalars, sample }, { check: true })
         if (nonFinite === undefined) continue
-        const { op, debug } = loaded(state, micros.program).program.instructions[nonFinite]!
+        const { op, debug } = program.instructions[nonFinite]!
         const { flops: _flops, bytes: _bytes, ...where } = debug
         return { rank: state.rank, micro, op, ...where }
       }
@@ -236,20 +321,24 @@ const behaviour: Behaviour<RankProtocol, RankState, RankArgs> = {
     },
 
     async read(state, { arena, regions, target }) {
+      await landed(state)
       if (arena === 'optimizer') await state.optimizer.ask({ type: 'read', regions, target })
       else readRegions(state.device, arena, regions, target)
     },
 
     async write(state, { arena, regions, bytes }) {
+      await landed(state)
       state.held = null
       if (arena === 'optimizer') await state.optimizer.ask({ type: 'write', regions, bytes })
       else writeRegions(state.device, arena, regions, bytes)
     },
   },
 
-  stop({ token, rank, device, held }, _context, { kind, error }) {
+  async stop(state, _context, { kind, error }) {
+    await landed(state)
+    const { token, rank, device, held } = state
     // What went wrong on this rank itself makes its memory doubtful; an abort came from elsewhere.
-    return close(token, rank, device, kind === 'exception' && !isAborted(error) ? null : held)
+    await close(token, rank, device, kind === 'exception' && !isAborted(error) ? null : held)
   },
 }
 

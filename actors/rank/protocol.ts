@@ -48,7 +48,9 @@ export interface StepReport {
   readonly norm: number
   /** False: loss or norm is not finite and nothing was updated. */
   readonly finite: boolean
-  /** How long this rank's native calls took. */
+  /** How many updates more than the scalar `taken` says had been made before it. */
+  readonly candidate: number
+  /** How long this rank's native calls took, each from the end of the one before it where it waited for that. */
   readonly nativeSeconds: number
   /** For each micro-step, start and end of each instruction in seconds, when profiled. */
   readonly profile?: readonly { readonly program: ProgramName; readonly seconds: Float64Array }[]
@@ -67,13 +69,17 @@ export interface Diagnosis {
 export type RankProtocol = {
   /** The step at whose end its parameters and optimizer states are, 0: before the first; null: none, or it is not known. */
   held(): number | null
-  /** The state before the first step: parameters from the seed, or with null as they are written next, and no optimizer states. */
-  initialize(message: { readonly seed: number | null }): void
-  /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date. */
-  refresh(message: { readonly step: number }): void
-  step(message: StepOrder): StepReport
+  /**
+   * The state before the first step: parameters from the seed, or with null as they are written next, and no optimizer states. `state` is
+   * what the next step goes on from: kernels/ops/step.ts.
+   */
+  initialize(message: { readonly seed: number | null; readonly state: readonly number[] }): void
+  /** All that was lost was written, as of the end of `step`: bring what ranks keep gathered up to date, and go on from `state`. */
+  refresh(message: { readonly step: number; readonly state: readonly number[] }): void
+  /** Begins steps, behind those that are under way; the reply is the report of the oldest. */
+  step(message: { readonly orders: readonly StepOrder[] }): StepReport
   /** Repeats a step's micro-steps with every instruction checked. */
-  diagnose(message: StepOrder): Diagnosis | null
+  diagnose(message: { readonly order: StepOrder }): Diagnosis | null
   /** Summed loss of this rank's rows of an evaluation batch. */
   evaluate(message: { readonly slot: number }): number
   /** Rank 0 writes the logits of one row of tokens, [tokens, vocabulary], into shared memory. */

@@ -20,6 +20,8 @@ interface SupervisorState {
   readonly ranks: readonly ActorRef<RankProtocol>[]
   readonly loader: ActorRef<DataLoaderProtocol> | null
   slots: Slots
+  /** Slots of the steps under way, the oldest first. */
+  readonly busy: number[]
   /** The batch that is being filled ahead. */
   ahead: Promise<unknown> | null
 }
@@ -92,23 +94,21 @@ async function askLoader<T>(
   }
 }
 
-async function fill(state: SupervisorState, sample: number, busy: number | null): Promise<number> {
+async function fill(state: SupervisorState, sample: number): Promise<number> {
   await state.ahead
   const held = slotOf(state.slots, sample)
   if (held !== undefined) return held
-  const { slots, slot } = takeSlot(state.slots, sample, busy)
+  const { slots, slot } = takeSlot(state.slots, sample, state.busy)
   state.slots = slots
   await askLoader(state, (ref, options) => ref.ask({ type: 'fill', slot, sample }, options))
   return slot
 }
 
-const orderOf = (order: TrainOrder, slot: number): StepOrder => ({
-  step: order.step,
-  slot,
-  sample: order.sample,
-  scalars: order.scalars,
-  profile: order.profile,
-})
+const orderOf = (order: TrainOrder, slot: number, rank: number): StepOrder => {
+  const faults = order.faults?.[rank] ?? []
+  const { step, sample, scalars, profile } = order
+  return { step, slot, sample, scalars, profile, ...(faults.length > 0 && { faults }) }
+}
 
 /** Fills a rank's mailbox while it is busy, then asks like a sender that cannot wait. */
 async function flood(ref: ActorRef<RankProtocol>): Promise<void> {
@@ -139,38 +139,47 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
         worker: args.serviceWorker,
         maxRestarts: 0,
       }))
-    return { args, ranks, loader, slots: emptySlots(Math.max(0, args.ranks.slots.length - 1)), ahead: null }
+    return { args, ranks, loader, slots: emptySlots(Math.max(0, args.ranks.slots.length - 1)), busy: [], ahead: null }
   },
 
   receive: {
-    async initialize(state, { seed }, context) {
-      await everyRank(state, context, (ref) => ref.ask({ type: 'initialize', seed }, patient))
+    async initialize(state, message, context) {
+      await everyRank(state, context, (ref) => ref.ask({ ...message, type: 'initialize' }, patient))
     },
 
-    async refresh(state, { step }, context) {
-      await everyRank(state, context, (ref) => ref.ask({ type: 'refresh', step }, patient))
+    async refresh(state, message, context) {
+      await everyRank(state, context, (ref) => ref.ask({ ...message, type: 'refresh' }, patient))
     },
 
     held: (state, _message, context) => everyRank(state, context, (ref) => ref.ask({ type: 'held' }, patient)),
 
-    async train(state, order, context) {
-      const slot = order.slot ?? (await fill(state, order.sample, null))
-      const { nextSample } = order
-      state.ahead = nextSample === null ? null : fill(state, nextSample, slot)
-      state.ahead?.catch(() => {})
+    async train(state, { orders }, context) {
+      const dealt: { order: TrainOrder; slot: number }[] = []
+      for (const order of orders) {
+        const slot = order.slot ?? (await fill(state, order.sample))
+        state.busy.push(slot)
+        dealt.push({ order, slot })
+      }
+      const nextSample = orders.at(-1)?.nextSample ?? null
+      if (nextSample !== null) {
+        state.ahead = fill(state, nextSample)
+        state.ahead.catch(() => {})
+      }
       const reports = await everyRank(state, context, async (ref, index) => {
-        const faults = order.faults?.[index] ?? []
-        const step = ref.ask({ type: 'step', ...orderOf(order, slot), faults }, patient)
-        if (faults.some(({ kind }) => kind === 'flood')) await Promise.all([step, flood(ref)])
+        const own = dealt.map(({ order, slot }) => orderOf(order, slot, index))
+        const step = ref.ask({ type: 'step', orders: own }, patient)
+        if (own.some(({ faults }) => faults?.some(({ kind }) => kind === 'flood')))
+          await Promise.all([step, flood(ref)])
         return step
       })
+      state.busy.shift()
       return combine(reports)
     },
 
-    async diagnose(state, order, context) {
-      const slot = order.slot ?? (await fill(state, order.sample, null))
-      const found = await everyRank(state, context, (ref) =>
-        ref.ask({ type: 'diagnose', ...orderOf(order, slot) }, patient),
+    async diagnose(state, { order }, context) {
+      const slot = order.slot ?? (await fill(state, order.sample))
+      const found = await everyRank(state, context, (ref, index) =>
+        ref.ask({ type: 'diagnose', order: orderOf({ ...order, faults: [] }, slot, index) }, patient),
       )
       return found.filter((diagnosis) => diagnosis !== null)
     },
@@ -183,7 +192,7 @@ const behaviour: Behaviour<SupervisorProtocol, SupervisorState, SupervisorArgs> 
       let tokens = 0
       for (let first = 0; first < samples; first += rows) {
         await state.ahead
-        const { slots, slot } = takeSlot(state.slots, null, null)
+        const { slots, slot } = takeSlot(state.slots, null, state.busy)
         state.slots = slots
         tokens += await askLoader(state, (ref, options) =>
           ref.ask({ type: 'fillEvaluation', slot, first, rows }, options),

@@ -35,16 +35,21 @@ export interface TrainReport {
   readonly loss: number
   readonly norm: number
   readonly finite: boolean
+  /** How many updates more than the scalar `taken` says had been made before it, on every rank. */
+  readonly candidate: number
   readonly ranks: readonly StepReport[]
 }
 
 export type SupervisorProtocol = {
-  initialize(message: { readonly seed: number | null }): void
-  refresh(message: { readonly step: number }): void
+  /** `state` is what programs go on from: kernels/ops/step.ts. */
+  initialize(message: { readonly seed: number | null; readonly state: readonly number[] }): void
+  refresh(message: { readonly step: number; readonly state: readonly number[] }): void
   /** What each rank holds, as it says. */
   held(): readonly (number | null)[]
-  train(message: TrainOrder): TrainReport
-  diagnose(message: TrainOrder): readonly Diagnosis[]
+  /** Begins steps, behind those that are under way; the reply is the report of the oldest. */
+  train(message: { readonly orders: readonly TrainOrder[] }): TrainReport
+  /** Repeats a step, with nothing else under way. */
+  diagnose(message: { readonly order: TrainOrder }): readonly Diagnosis[]
   evaluate(): { readonly loss: number; readonly tokens: number }
   /** Logits of one row of tokens, [tokens, vocabulary], into shared memory. */
   forward(message: { readonly tokens: Int32Array; readonly logits: Float32Array }): void

@@ -2,7 +2,7 @@
 import type { StepReport } from '../rank/protocol.js'
 import type { TrainReport } from './protocol.js'
 
-/** Slots by the first sample of the batch in them; the oldest is taken for a new one. */
+/** Slots by the first sample of the batch in them. */
 export interface Slots {
   readonly samples: readonly (number | null)[]
 }
@@ -15,22 +15,26 @@ export function slotOf(slots: Slots, sample: number): number | undefined {
   return slot < 0 ? undefined : slot
 }
 
-/** A slot for a new batch, any but `busy`. */
-export function takeSlot(slots: Slots, sample: number | null, busy: number | null): { slots: Slots; slot: number } {
-  const free = slots.samples.findIndex((held, i) => held === null && i !== busy)
-  const slot = free >= 0 ? free : slots.samples.findIndex((_, i) => i !== busy)
+/** A slot for a new batch, none of `busy`; an empty one where there is one. */
+export function takeSlot(slots: Slots, sample: number | null, busy: readonly number[]): { slots: Slots; slot: number } {
+  const free = slots.samples.findIndex((held, i) => held === null && !busy.includes(i))
+  const slot = free >= 0 ? free : slots.samples.findIndex((_, i) => !busy.includes(i))
   return { slots: { samples: slots.samples.map((held, i) => (i === slot ? sample : held)) }, slot }
 }
 
 /**
- * The ranks' reports as one: losses are added in order of k = micro-step * world + rank. Throws where ranks saw different norms: by the
- * norm each decides whether to update.
+ * The ranks' reports as one: losses are added in order of k = micro-step * world + rank. Throws where ranks saw different norms, or had made
+ * different numbers of updates: by these each decides on its own update.
  */
 export function combine(reports: readonly StepReport[]): TrainReport {
-  const other = reports.findIndex(({ norm }) => !Object.is(norm, reports[0]!.norm))
-  if (other > 0) {
-    const got = `${reports[0]!.norm} on rank 0 and ${reports[other]!.norm} on rank ${other}`
-    throw new Error(`step: gradient norm, expected the same on every rank, got ${got}`)
+  for (const [what, of] of [
+    ['gradient norm', ({ norm }: StepReport) => norm],
+    ['updates made', ({ candidate }: StepReport) => candidate],
+  ] as const) {
+    const other = reports.findIndex((report) => !Object.is(of(report), of(reports[0]!)))
+    if (other < 0) continue
+    const got = `${of(reports[0]!)} on rank 0 and ${of(reports[other]!)} on rank ${other}`
+    throw new Error(`step: ${what}, expected the same on every rank, got ${got}`)
   }
   let sum = 0
   const micros = reports[0]!.losses.length
@@ -39,6 +43,7 @@ export function combine(reports: readonly StepReport[]): TrainReport {
     loss: sum / (micros * reports.length),
     norm: reports[0]!.norm,
     finite: reports.every((report) => report.finite),
+    candidate: reports[0]!.candidate,
     ranks: reports,
   }
 }

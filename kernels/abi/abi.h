@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0x3a8b2bb0e1a8ba7e;
+inline constexpr uint64_t op_table_hash = 0xbd3f88e5ddfa4ffe;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -100,7 +100,6 @@ enum class Opcode : uint16_t {
   embedding_backward = 81,
   arange = 82,
   fill = 90,
-  scalar = 94,
   bucket = 93,
   initialize_constant = 91,
   initialize_normal = 92,
@@ -108,6 +107,8 @@ enum class Opcode : uint16_t {
   sgd = 101,
   norm_chunks = 102,
   clip_control = 103,
+  loss_scale = 104,
+  step_control = 105,
   reduce_scatter = 110,
   all_gather = 111,
   all_reduce = 112,
@@ -223,9 +224,6 @@ struct FillAttributes {
   int64_t shape_count;
   const int64_t* shape() const { return reinterpret_cast<const int64_t*>(this + 1); }
 };
-struct ScalarAttributes {
-  double factor;
-};
 struct BucketAttributes {
   int64_t length;
   int64_t dtype;
@@ -274,6 +272,18 @@ struct ClipControlAttributes {
   double max_norm;
   int64_t ranges_count;
   const int64_t* ranges() const { return reinterpret_cast<const int64_t*>(this + 1); }
+};
+struct LossScaleAttributes {
+  double factor;
+};
+struct StepControlAttributes {
+  int64_t skips;
+  int64_t dynamic;
+  int64_t window;
+  int64_t hysteresis;
+  int64_t consecutive;
+  double least;
+  double most;
 };
 struct ReduceScatterAttributes {
   int64_t ranks;
@@ -343,14 +353,15 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::embedding_backward, "embedding_backward", 3, 4, 1, 0, 2, false},
     {Opcode::arange, "arange", 0, 0, 1, 0, 1, false},
     {Opcode::fill, "fill", 0, 0, 1, 0, 2, true},
-    {Opcode::scalar, "scalar", 0, 0, 1, 1, 1, false},
     {Opcode::bucket, "bucket", 0, 0, 1, 0, 2, true},
     {Opcode::initialize_constant, "initialize_constant", 1, 0, 1, 0, 4, false},
     {Opcode::initialize_normal, "initialize_normal", 1, 0, 1, 1, 7, false},
-    {Opcode::adam, "adam", 6, 32, 4, 5, 5, true},
-    {Opcode::sgd, "sgd", 4, 4, 2, 2, 6, true},
+    {Opcode::adam, "adam", 6, 32, 4, 10, 5, true},
+    {Opcode::sgd, "sgd", 4, 4, 2, 4, 6, true},
     {Opcode::norm_chunks, "norm_chunks", 1, 0, 1, 0, 2, false},
     {Opcode::clip_control, "clip_control", 2, 2, 1, 0, 1, true},
+    {Opcode::loss_scale, "loss_scale", 1, 0, 1, 0, 1, false},
+    {Opcode::step_control, "step_control", 2, 0, 2, 2, 7, false},
     {Opcode::reduce_scatter, "reduce_scatter", 2, 2, 1, 0, 3, false},
     {Opcode::all_gather, "all_gather", 1, 0, 1, 0, 2, false},
     {Opcode::all_reduce, "all_reduce", 1, 0, 1, 0, 1, false},

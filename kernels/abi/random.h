@@ -8,12 +8,6 @@
 
 #include "tensor.h"
 
-#if defined(__CUDACC__) || defined(__HIPCC__)
-#define DT_ANYWHERE DT_INLINE __host__ __device__
-#else
-#define DT_ANYWHERE DT_INLINE
-#endif
-
 namespace deeptroupe {
 
 namespace philox {

@@ -7,6 +7,12 @@
 
 /// Always inlined: one object file per instruction set must never lend its code of a shared function to another.
 #define DT_INLINE inline __attribute__((always_inline))
+/// The same, also for code of a GPU.
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define DT_ANYWHERE DT_INLINE __host__ __device__
+#else
+#define DT_ANYWHERE DT_INLINE
+#endif
 
 namespace deeptroupe {
 

@@ -33,10 +33,6 @@ void fill(const Call& call) {
   }
 }
 
-void scalar(const Call& call) {
-  *data_of("scalar", "y", call.out(0)) = static_cast<float>(call.attrs<abi::ScalarAttributes>().factor * call.scalars[0]);
-}
-
 void bucket(const Call& call) {
   const auto& attributes = call.attrs<abi::BucketAttributes>();
   const int64_t size = abi::dtype_bytes[static_cast<uint32_t>(call.out(0).dtype)];
@@ -97,7 +93,6 @@ void initialize_normal(const Call& call) {
 
 void add_fill(KernelTable& table) {
   add_kernel(table, abi::Opcode::fill, fill);
-  add_kernel(table, abi::Opcode::scalar, scalar);
   add_kernel(table, abi::Opcode::bucket, bucket);
   add_kernel(table, abi::Opcode::initialize_constant, initialize_constant);
   add_kernel(table, abi::Opcode::initialize_normal, initialize_normal);

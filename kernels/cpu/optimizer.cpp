@@ -1,5 +1,6 @@
 // Parameter updates over flat units and the global norm that guards them. Every element goes through one sequence of IEEE
 // operations, whatever vector or block it falls into, so shards and threads cannot change a bit.
+#include "../abi/step.h"
 #include "unit.h"
 
 namespace deeptroupe::DT_ISA {
@@ -26,9 +27,12 @@ DT_INLINE void each_run(const Call& call, const A& attributes, Slice slice, F bo
   });
 }
 
+/// The run-time scalars of the candidate that `control` says, of `count` roles.
+const double* candidate_of(const Call& call, const double* control, int count) { return call.scalars + (control[3] != 0 ? count : 0); }
+
 /// Gradients of G; the new parameters also go to `copy`, in C, if it is there.
 template <bool decoupled, class G, class C>
-void adam_runs(const Call& call, const abi::AdamAttributes& attributes, double clip) {
+void adam_runs(const Call& call, const abi::AdamAttributes& attributes, const double* control) {
   constexpr const char* op = "adam";
   const int64_t length = attributes.length;
   const Slice slice = slice_of(call, length, attributes.shards);
@@ -37,12 +41,13 @@ void adam_runs(const Call& call, const abi::AdamAttributes& attributes, double c
   float* first_moment = unit_base(op, "m", call.in(2), length, slice);
   float* second_moment = unit_base(op, "v", call.in(3), length, slice);
   C* copy = call.has_in(5) ? unit_base<C>(op, "copy", call.in(5), length, slice) : nullptr;
-  const double learning_rate = call.scalars[0], beta1 = call.scalars[1], beta2 = call.scalars[2];
-  const vf factor = splat_rounded(clip);
+  const double* const scalars = candidate_of(call, control, 5);
+  const double learning_rate = scalars[0], beta1 = scalars[1], beta2 = scalars[2];
+  const vf factor = splat_rounded(control[1]);
   const vf b1 = splat_rounded(beta1), b2 = splat_rounded(beta2), rest1 = splat_rounded(1 - beta1), rest2 = splat_rounded(1 - beta2);
-  const vf root2 = splat_rounded(std::sqrt(call.scalars[4])), epsilon = splat_rounded(attributes.epsilon);
+  const vf root2 = splat_rounded(std::sqrt(scalars[4])), epsilon = splat_rounded(attributes.epsilon);
   const vf decay = splat_rounded(decoupled ? 1 - learning_rate * attributes.weight_decay : attributes.weight_decay);
-  const vf rate = splat_rounded(-(learning_rate / call.scalars[3]));
+  const vf rate = splat_rounded(-(learning_rate / scalars[3]));
   each_run(call, attributes, slice, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += VL) {
       const int n = lanes_left(end - i);
@@ -68,8 +73,8 @@ void adam(const Call& call) {
   if (control[2] == 0) return;
   with_float("adam", "gradient", call.in(1), [&]<class G>(TypeTag<G>) {
     const auto run = [&]<class C>(TypeTag<C>) {
-      if (attributes.decoupled) adam_runs<true, G, C>(call, attributes, control[1]);
-      else adam_runs<false, G, C>(call, attributes, control[1]);
+      if (attributes.decoupled) adam_runs<true, G, C>(call, attributes, control);
+      else adam_runs<false, G, C>(call, attributes, control);
     };
     if (call.has_in(5) && call.in(5).dtype == DType::f16) run(TypeTag<f16>{});
     else run(TypeTag<bf16>{});
@@ -89,8 +94,9 @@ void sgd(const Call& call) {
   float* buffer = call.has_in(2) ? unit_base(op, "momentum", call.in(2), length, slice) : nullptr;
   const vf factor = splat_rounded(control[1]), decay = splat_rounded(attributes.weight_decay);
   const vf momentum = splat_rounded(attributes.momentum), rest = splat_rounded(1 - attributes.dampening);
-  const vf rate = splat_rounded(-call.scalars[0]);
-  const bool first = call.scalars[1] != 0, nesterov = attributes.nesterov != 0;
+  const double* const scalars = candidate_of(call, control, 2);
+  const vf rate = splat_rounded(-scalars[0]);
+  const bool first = scalars[1] != 0, nesterov = attributes.nesterov != 0;
   each_run(call, attributes, slice, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += VL) {
       const int n = lanes_left(end - i);
@@ -160,6 +166,17 @@ void clip_control(const Call& call) {
   control[3] = 0;
 }
 
+void loss_scale(const Call& call) {
+  const double* state = data_of<double>("loss_scale", "state", call.in(0));
+  *data_of("loss_scale", "y", call.out(0)) = static_cast<float>(call.attrs<abi::LossScaleAttributes>().factor * state[0]);
+}
+
+void step_control(const Call& call) {
+  constexpr const char* op = "step_control";
+  control_step(call.attrs<abi::StepControlAttributes>(), call.scalars[0], call.scalars[1], data_of<double>(op, "control", call.in(0)),
+               data_of<double>(op, "state", call.out(1)), data_of<double>(op, "control", call.out(0)));
+}
+
 }  // namespace
 
 void add_optimizer(KernelTable& table) {
@@ -171,6 +188,8 @@ void add_optimizer(KernelTable& table) {
     with_float("norm_chunks", "gradient", call.in(0), [&]<class G>(TypeTag<G>) { norm_chunks<G>(call); });
   });
   add_kernel(table, abi::Opcode::clip_control, clip_control);
+  add_kernel(table, abi::Opcode::loss_scale, loss_scale);
+  add_kernel(table, abi::Opcode::step_control, step_control);
 }
 
 }  // namespace deeptroupe::DT_ISA

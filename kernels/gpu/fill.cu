@@ -55,12 +55,6 @@ void fill(const Call& call) {
   }
 }
 
-__global__ void scalar_kernel(float* y, const double factor, const double* value) { *y = static_cast<float>(factor * *value); }
-
-void scalar(const Call& call) {
-  launch(scalar_kernel, 1, 1, 0, call.stream, data_of("scalar", "y", call.out(0)), call.attrs<abi::ScalarAttributes>().factor, call.scalars[0]);
-}
-
 constexpr int threads = 256;
 /// Bytes that one block zeroes.
 constexpr int64_t zero_tile = 65536;
@@ -157,7 +151,6 @@ void initialize_normal(const Call& call) {
 
 void add_fill(KernelTable& table) {
   table.add(abi::Opcode::fill, fill);
-  table.add(abi::Opcode::scalar, scalar);
   table.add(abi::Opcode::bucket, bucket);
   table.add(abi::Opcode::initialize_constant, initialize_constant);
   table.add(abi::Opcode::initialize_normal, initialize_normal);

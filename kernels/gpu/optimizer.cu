@@ -2,6 +2,7 @@
 // kernels/ops/optimizer.ts, so shards, blocks and vectors cannot change a bit. What varies per step is read from device memory.
 #include <vector>
 
+#include "../abi/step.h"
 #include "pack.h"
 #include "ranges.h"
 
@@ -44,6 +45,20 @@ void update_ranges(const Call& call, const A& attributes, Slice slice, const Bod
 
 __device__ inline bool is_packed(const void* address, int bytes) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; }
 
+/// Where the two candidates for each of N run-time scalars lie.
+template <int N>
+struct Candidates {
+  const double* scalars[2 * N];
+  __device__ double of(const double* control, int role) const { return *(control[3] != 0 ? scalars[N + role] : scalars[role]); }
+};
+
+template <int N>
+Candidates<N> candidates_of(const Call& call) {
+  Candidates<N> result;
+  for (int i = 0; i < 2 * N; ++i) result.scalars[i] = call.scalars[i];
+  return result;
+}
+
 /// Gradients of G; the new parameters also go to `copy`, in C, if it is there. Element 0 of each operand is the unit's.
 template <bool decoupled, class G, class C>
 struct Adam {
@@ -53,11 +68,7 @@ struct Adam {
   float* v;
   C* copy;
   const double* control;
-  const double* learning_rate;
-  const double* beta1;
-  const double* beta2;
-  const double* correction1;
-  const double* correction2;
+  Candidates<5> candidates;
   double weight_decay, epsilon;
 
   struct Constants {
@@ -65,16 +76,16 @@ struct Adam {
   };
 
   __device__ Constants constants() const {
-    const double rate = *learning_rate;
+    const double rate = candidates.of(control, 0), beta1 = candidates.of(control, 1), beta2 = candidates.of(control, 2);
     return {static_cast<float>(control[1]),
-            static_cast<float>(*beta1),
-            static_cast<float>(*beta2),
-            static_cast<float>(1 - *beta1),
-            static_cast<float>(1 - *beta2),
-            static_cast<float>(sqrt(*correction2)),
+            static_cast<float>(beta1),
+            static_cast<float>(beta2),
+            static_cast<float>(1 - beta1),
+            static_cast<float>(1 - beta2),
+            static_cast<float>(sqrt(candidates.of(control, 4))),
             static_cast<float>(epsilon),
             static_cast<float>(decoupled ? 1 - rate * weight_decay : weight_decay),
-            static_cast<float>(-(rate / *correction1))};
+            static_cast<float>(-(rate / candidates.of(control, 3)))};
   }
 
   __device__ bool packed(int64_t at) const {
@@ -121,11 +132,7 @@ void adam(const Call& call) {
                                           unit_base(op, "v", call.in(3), length, slice),
                                           call.has_in(5) ? unit_base<C>(op, "copy", call.in(5), length, slice) : nullptr,
                                           data_of<double>(op, "control", call.in(4)),
-                                          call.scalars[0],
-                                          call.scalars[1],
-                                          call.scalars[2],
-                                          call.scalars[3],
-                                          call.scalars[4],
+                                          candidates_of<5>(call),
                                           attributes.weight_decay,
                                           attributes.epsilon});
     };
@@ -144,8 +151,7 @@ struct Sgd {
   const G* gradient;
   float* momentum;
   const double* control;
-  const double* learning_rate;
-  const double* first_step;
+  Candidates<2> candidates;
   double weight_decay, momentum_factor, dampening;
   bool nesterov;
 
@@ -156,7 +162,7 @@ struct Sgd {
 
   __device__ Constants constants() const {
     return {static_cast<float>(control[1]),       static_cast<float>(weight_decay),    static_cast<float>(momentum_factor),
-            static_cast<float>(1 - dampening), static_cast<float>(-*learning_rate), *first_step != 0};
+            static_cast<float>(1 - dampening), static_cast<float>(-candidates.of(control, 0)), candidates.of(control, 1) != 0};
   }
 
   __device__ bool packed(int64_t at) const {
@@ -195,8 +201,7 @@ void sgd(const Call& call) {
                        unit_base<G>(op, "gradient", call.in(1), length, slice),
                        call.has_in(2) ? unit_base(op, "momentum", call.in(2), length, slice) : nullptr,
                        data_of<double>(op, "control", call.in(3)),
-                       call.scalars[0],
-                       call.scalars[1],
+                       candidates_of<2>(call),
                        attributes.weight_decay,
                        attributes.momentum,
                        attributes.dampening,
@@ -366,6 +371,25 @@ void clip_control(const Call& call) {
          data_of<double>(op, "control", call.out(0)));
 }
 
+__global__ void loss_scale_kernel(const double* state, const double factor, float* y) { *y = static_cast<float>(factor * state[0]); }
+
+void loss_scale(const Call& call) {
+  constexpr const char* op = "loss_scale";
+  launch(loss_scale_kernel, 1, 1, 0, call.stream, data_of<double>(op, "state", call.in(0)), call.attrs<abi::LossScaleAttributes>().factor,
+         data_of(op, "y", call.out(0)));
+}
+
+__global__ void step_kernel(const abi::StepControlAttributes rule, const double* taken, const double* follows, const double* control, double* state,
+                            double* decided) {
+  control_step(rule, *taken, *follows, control, state, decided);
+}
+
+void step_control(const Call& call) {
+  constexpr const char* op = "step_control";
+  launch(step_kernel, 1, 1, 0, call.stream, call.attrs<abi::StepControlAttributes>(), call.scalars[0], call.scalars[1],
+         data_of<double>(op, "control", call.in(0)), data_of<double>(op, "state", call.out(1)), data_of<double>(op, "control", call.out(0)));
+}
+
 }  // namespace
 
 void add_optimizer(KernelTable& table) {
@@ -377,6 +401,8 @@ void add_optimizer(KernelTable& table) {
     with_float(call.in(0).dtype, [&]<class G>(G) { norm_chunks<G>(call); });
   });
   table.add(abi::Opcode::clip_control, clip_control);
+  table.add(abi::Opcode::loss_scale, loss_scale);
+  table.add(abi::Opcode::step_control, step_control);
 }
 
 }  // namespace deeptroupe::gpu

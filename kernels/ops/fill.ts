@@ -30,18 +30,6 @@ export const fill: OpDefinition = {
   cost: (inputs, outputs) => streamCost(inputs, outputs, 0),
 }
 
-/** y[1] = factor * the run-time scalar `value`, rounded from float64: a loss scale and what else varies from run to run. */
-export const scalar: OpDefinition = {
-  name: 'scalar',
-  opcode: 94,
-  inputs: [],
-  outputs: ['y'],
-  attributes: { factor: 'float' },
-  scalars: ['value'],
-  infer: () => [{ shape: [1], dtype: 'f32' }],
-  cost: (inputs, outputs) => streamCost(inputs, outputs),
-}
-
 /**
  * Memory for the gradients of one bucket, [length]. Zeroes the `gaps` ((start, count) pairs of elements) that pad tensors to chunk
  * borders; everything else is written by the ops whose outputs the plan places there. `dtype` is a number as in `fill`, 0 (f32) if left out.
@@ -114,4 +102,4 @@ export const initializeNormal: OpDefinition = {
   }),
 }
 
-export const fills = [fill, scalar, bucket, initializeConstant, initializeNormal]
+export const fills = [fill, bucket, initializeConstant, initializeNormal]

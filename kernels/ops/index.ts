@@ -12,6 +12,7 @@ import { linears } from './linear.js'
 import { norms } from './norm.js'
 import { optimizers } from './optimizer.js'
 import { softmaxes } from './softmax.js'
+import { steps } from './step.js'
 
 export const ops: readonly OpDefinition[] = [
   ...elementwise,
@@ -25,6 +26,7 @@ export const ops: readonly OpDefinition[] = [
   ...embeddings,
   ...fills,
   ...optimizers,
+  ...steps,
   ...collectives,
 ]
 

@@ -3,7 +3,8 @@
 // An operand of `length` elements is whole and its slice is taken; one of `length / shards` elements is the slice itself.
 // `ranges` lists (start, count) pairs of elements in the coordinates of the whole unit; what lies outside them is left alone.
 // Parameters and states are f32; a gradient is f32 or of 16 bits, widened exactly.
-// `control` is f64[4]: global norm, factor of gradients, 1 if the norm is finite else 0, spare. With control[2] = 0 nothing is written.
+// `control` is f64[4]: global norm, factor of gradients, 1 if the norm is finite else 0, candidate. With control[2] = 0 nothing is written.
+// An update has two candidates for each run-time scalar, the second named `..._next`: the candidate, 0 or 1, says which counts (see step.ts).
 import {
   type Attributes,
   dtypeBytes,
@@ -31,6 +32,8 @@ function expectPart(op: string, name: string, type: TensorType, attributes: Attr
     throw new OpError(op, `elements of ${name}`, `${length} or ${length / shards}`, showType(type))
   }
 }
+
+const candidates = (...roles: string[]): string[] => [...roles, ...roles.map((role) => `${role}_next`)]
 
 /** The dtype that updates are computed in. */
 function expectMaster(op: string, parameter: TensorType): void {
@@ -76,7 +79,7 @@ export const adam: OpDefinition = {
     shards: 'int',
     ranges: 'ints',
   },
-  scalars: ['learning_rate', 'beta1', 'beta2', 'correction1', 'correction2'],
+  scalars: candidates('learning_rate', 'beta1', 'beta2', 'correction1', 'correction2'),
   effect: true,
   aliases: [
     [0, 0],
@@ -113,7 +116,7 @@ export const sgd: OpDefinition = {
     shards: 'int',
     ranges: 'ints',
   },
-  scalars: ['learning_rate', 'first'],
+  scalars: candidates('learning_rate', 'first'),
   effect: true,
   aliases: [
     [0, 0],

@@ -10,9 +10,6 @@ const fill: ReferenceKernel = ({ outputs, attributes }) => {
   store(outputs[0], new Float64Array(outputs[0]!.data.length).fill(value))
 }
 
-const scalar: ReferenceKernel = ({ outputs, attributes, scalars }) =>
-  store(outputs[0], [(attributes.factor as number) * scalars[0]!])
-
 const bucket: ReferenceKernel = ({ outputs, attributes }) => {
   const gaps = ints(attributes, 'gaps')
   for (let g = 0; g < gaps.length; g += 2) outputs[0]!.data.fill(0, gaps[g]!, gaps[g]! + gaps[g + 1]!)
@@ -49,7 +46,6 @@ const initializeNormal: ReferenceKernel = (call) => {
 
 export const fills: Readonly<Record<string, ReferenceKernel>> = {
   fill,
-  scalar,
   bucket,
   initialize_constant: (call) => initialize(call, () => call.attributes.value as number),
   initialize_normal: initializeNormal,

@@ -11,6 +11,7 @@ import { linears } from './linear.js'
 import { norms } from './norm.js'
 import { optimizers } from './optimizer.js'
 import { softmaxes } from './softmax.js'
+import { steps } from './step.js'
 
 export const referenceKernels: ReadonlyMap<string, ReferenceKernel> = new Map(
   [
@@ -25,6 +26,7 @@ export const referenceKernels: ReadonlyMap<string, ReferenceKernel> = new Map(
     embeddings,
     fills,
     optimizers,
+    steps,
   ].flatMap((family) => Object.entries(family)),
 )
 

@@ -17,6 +17,12 @@ function slices(call: ReferenceCall, ...tensors: readonly (ReferenceTensor | nul
   return tensors.flatMap((tensor) => (tensor ? [partOf(tensor.data, slice)] : []))
 }
 
+/** The scalars of the candidate that counts. */
+function candidateOf<N extends readonly number[]>({ scalars }: ReferenceCall, control: ArrayLike<number>): N {
+  const count = scalars.length / 2
+  return scalars.slice(count * control[3]!, count * (control[3]! + 1)) as readonly number[] as N
+}
+
 /** Calls `f` with each element of the slice that the ranges of the call name, unless the norm was not finite. */
 function eachElement(call: ReferenceCall, control: ArrayLike<number>, f: (i: number) => void): void {
   if (control[2] === 0) return
@@ -24,7 +30,7 @@ function eachElement(call: ReferenceCall, control: ArrayLike<number>, f: (i: num
 }
 
 const adam: ReferenceKernel = (call) => {
-  const { inputs, outputs, attributes, scalars } = call
+  const { inputs, outputs, attributes } = call
   const [parameter, m, v, copy] = slices(call, ...outputs) as [
     ReferenceArray,
     ReferenceArray,
@@ -34,7 +40,10 @@ const adam: ReferenceKernel = (call) => {
   const gradient = gradientOf(call, inputs[1]!)
   const copied = storedAs(inputs[5]?.dtype ?? 'f32')
   const control = inputs[4]!.data
-  const [learningRate, beta1, beta2, correction1, correction2] = scalars as [number, number, number, number, number]
+  const [learningRate, beta1, beta2, correction1, correction2] = candidateOf<[number, number, number, number, number]>(
+    call,
+    control,
+  )
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
   const factor = round(control[1]!)
   const decay = attributes.weight_decay as number
@@ -61,11 +70,11 @@ const adam: ReferenceKernel = (call) => {
 }
 
 const sgd: ReferenceKernel = (call) => {
-  const { inputs, outputs, attributes, scalars } = call
+  const { inputs, outputs, attributes } = call
   const [parameter, buffer] = slices(call, ...outputs) as [ReferenceArray, ReferenceArray?]
   const gradient = gradientOf(call, inputs[1]!)
   const control = inputs[3]!.data
-  const [learningRate, first] = scalars as [number, number]
+  const [learningRate, first] = candidateOf<[number, number]>(call, control)
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
   const factor = round(control[1]!)
   const decay = round(attributes.weight_decay as number)

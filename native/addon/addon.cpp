@@ -106,40 +106,67 @@ Value load(const CallbackInfo& info) {
   });
 }
 
-const std::shared_ptr<const Program>& program_of(const OpenRank& open, const Value& number) {
+const std::shared_ptr<const ScheduledProgram>& program_of(const OpenRank& open, const Value& number) {
   const uint32_t index = number.As<Napi::Number>().Uint32Value();
   if (index >= open.programs.size())
     throw UsageError("run: program, expected a loaded one, got " + std::to_string(index));
   return open.programs[index];
 }
 
-/// (handle, program) -> how a GPU would work off the program among others: `parts` as [begin, end, collective, wait,
-/// record] of each, the events `start` and `finish`, `ioRead` and `ioWritten` as [offset, bytes] of each range
-Value schedule(const CallbackInfo& info) {
+/// (handle, programs, several ranks, arenas on the host as bits) -> of each program, run after one another, how a GPU would work off it
+/// (schedule.h): `parts` as [begin, end, lane, after start, waits by lane] of each, `answer` as [part, waits by lane], `tail` as parts,
+/// `crossing` as [waits by lane] of the beginning, each part and the answer, in the tail of the program before it in the list (the last
+/// before the first), `ioRead` and `ioWritten` as [offset, bytes] of each range
+Value schedules(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const Schedule schedule = schedule_of(*program_of(rank_of(info), info[1]), true);
-    const auto array = [&](const std::vector<double>& numbers) {
-      Napi::Float64Array array = Napi::Float64Array::New(info.Env(), numbers.size());
-      std::copy(numbers.begin(), numbers.end(), array.Data());
+    const OpenRank& open = rank_of(info);
+    const auto numbers = info[1].As<Napi::Array>();
+    const Places places{info[2].As<Napi::Boolean>(), info[3].As<Napi::Number>().Uint32Value()};
+    std::vector<const Program*> programs;
+    std::vector<Tail> tails;
+    for (uint32_t i = 0; i < numbers.Length(); ++i) {
+      programs.push_back(program_of(open, numbers.Get(i)).get());
+      tails.push_back(schedule_of(*programs.back(), places).tail);
+    }
+    std::vector<const Tail*> all;
+    for (const Tail& tail : tails) all.push_back(&tail);
+    const auto array = [&](const std::vector<double>& list) {
+      Napi::Float64Array array = Napi::Float64Array::New(info.Env(), list.size());
+      std::copy(list.begin(), list.end(), array.Data());
       return array;
     };
-    std::vector<double> parts;
-    for (const Part& part : schedule.parts)
-      for (const double number : {double(part.begin), double(part.end), double(part.collective), double(part.wait), double(part.record)})
-        parts.push_back(number);
+    const auto add = [](std::vector<double>& list, const ByLane& waits) { list.insert(list.end(), waits.begin(), waits.end()); };
     const auto ranges = [&](const std::vector<IoRange>& list) {
-      std::vector<double> numbers;
-      for (const IoRange& range : list)
-        for (const uint64_t number : {range.offset, range.bytes}) numbers.push_back(static_cast<double>(number));
-      return array(numbers);
+      std::vector<double> flat;
+      for (const IoRange& range : list) flat.insert(flat.end(), {double(range.offset), double(range.bytes)});
+      return array(flat);
     };
-    Napi::Object object = Napi::Object::New(info.Env());
-    object.Set("parts", array(parts));
-    object.Set("start", schedule.start);
-    object.Set("finish", schedule.finish);
-    object.Set("ioRead", ranges(schedule.io_read));
-    object.Set("ioWritten", ranges(schedule.io_written));
-    return object;
+    Napi::Array results = Napi::Array::New(info.Env());
+    for (uint32_t i = 0; i < programs.size(); ++i) {
+      const Schedule schedule = schedule_of(*programs[i], places, all);
+      std::vector<double> parts, answer{double(schedule.answer)}, tail, crossings;
+      for (const Part& part : schedule.parts) {
+        parts.insert(parts.end(), {double(part.begin), double(part.end), double(part.lane), double(part.after_start)});
+        add(parts, part.waits);
+      }
+      add(answer, schedule.answer_waits);
+      for (const TailPart& part : schedule.tail) tail.push_back(part.part);
+      const size_t before = (i + programs.size() - 1) % programs.size();
+      const Crossing crossing = crossing_of(schedule_of(*programs[before], places, all).tail, *programs[i], schedule);
+      add(crossings, crossing.begin);
+      for (const ByLane& waits : crossing.parts) add(crossings, waits);
+      add(crossings, crossing.answer);
+      const IoUse io = io_of(*programs[i]);
+      Napi::Object object = Napi::Object::New(info.Env());
+      object.Set("parts", array(parts));
+      object.Set("answer", array(answer));
+      object.Set("tail", array(tail));
+      object.Set("crossing", array(crossings));
+      object.Set("ioRead", ranges(io.read));
+      object.Set("ioWritten", ranges(io.written));
+      results.Set(i, object);
+    }
+    return results;
   });
 }
 
@@ -225,7 +252,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add.operator()<read>("read");
   add.operator()<write>("write");
   add.operator()<load>("load");
-  add.operator()<schedule>("schedule");
+  add.operator()<schedules>("schedules");
   add.operator()<run>("run");
   add.operator()<close_rank>("closeRank");
   add.operator()<yield_core>("yieldCore");

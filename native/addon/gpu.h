@@ -32,6 +32,9 @@ struct GpuOptions {
   bool tf32 = false;
   /// GELU is left to the library of products.
   bool gelu_epilogues = false;
+  /// Bit a: arena a lies in pinned memory of the host, where `host_kernels` work on it.
+  uint32_t host_arenas = 0;
+  const KernelTable* host_kernels = nullptr;
   /// The stored table of how products are computed (kernels/gpu/choices.h).
   std::string choices;
 };

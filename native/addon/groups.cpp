@@ -76,6 +76,9 @@ Value create_gpu_group(const CallbackInfo& info) {
     GpuOptions options;
     options.tf32 = given.Get("tf32").As<Napi::Boolean>();
     options.gelu_epilogues = given.Get("geluEpilogues").As<Napi::Boolean>();
+    options.host_arenas = given.Get("onHost").As<Napi::Number>();
+    for (const IsaLevel& level : isa_levels())
+      if (level.available && !options.host_kernels) options.host_kernels = &kernels_of(level.name);
     options.choices = given.Get("choices").As<Napi::String>();
     const int ranks = info[0].As<Napi::Number>();
     return Napi::Number::New(info.Env(), add_group_on(info, make_gpu_device(ranks, options)));

@@ -20,7 +20,7 @@ struct OpenRank {
   std::shared_ptr<Group> group;
   std::shared_ptr<Executor> executor;
   int rank;
-  std::vector<std::shared_ptr<const Program>> programs;
+  std::vector<std::shared_ptr<const ScheduledProgram>> programs;
 };
 
 struct Worker {

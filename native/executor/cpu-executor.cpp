@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "affinity.h"
+#include "non-finite.h"
 
 namespace deeptroupe {
 namespace {
@@ -15,43 +16,29 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// True where any of `count` numbers has all bits of `exponent` set, which makes it infinite or not a number.
-template <class Bits>
-bool any_non_finite(const void* data, int64_t count, Bits exponent) {
-  const Bits* bits = static_cast<const Bits*>(data);
-  constexpr int64_t block = 4096;
-  for (int64_t start = 0; start < count; start += block) {
-    const int64_t end = std::min(count, start + block);
-    Bits found = 0;
-    for (int64_t i = start; i < end; ++i) found |= (bits[i] & exponent) == exponent;
-    if (found) return true;
-  }
-  return false;
-}
-
-bool non_finite(const Tensor& tensor) {
-  switch (tensor.dtype) {
-    case DType::f32: return any_non_finite<uint32_t>(tensor.data, tensor.elements(), 0x7f800000u);
-    case DType::f64: return any_non_finite<uint64_t>(tensor.data, tensor.elements(), 0x7ff0000000000000u);
-    case DType::bf16: return any_non_finite<uint16_t>(tensor.data, tensor.elements(), 0x7f80u);
-    case DType::f16: return any_non_finite<uint16_t>(tensor.data, tensor.elements(), 0x7c00u);
-    default: return false;
-  }
-}
-
 }  // namespace
 
 CpuExecutor::CpuExecutor(Group& group, int rank, int threads, std::vector<int> cores, const KernelTable& kernels)
     : Executor(group, rank), kernels_(kernels), cores_(std::move(cores)), pool_(threads, cores_) {
+  {
+    // JavaScript fills its `io` for a next run while this one goes on.
+    std::unique_lock lock(group_.memory_mutex);
+    Arena& io = group_.memory[rank_][io_arena];
+    if (io.base() == group_.io[rank_]) {
+      io.release();
+      io.reserve(group_.bytes[io_arena]);
+    }
+  }
   start();
 }
 
-std::shared_ptr<const Program> CpuExecutor::load(std::span<const std::byte> bytes) {
+std::shared_ptr<const ScheduledProgram> CpuExecutor::load(std::span<const std::byte> bytes) {
   std::shared_lock lock(group_.memory_mutex);
   const auto has_kernel = [&](abi::Opcode opcode) { return kernels_.kernels[static_cast<uint16_t>(opcode)] != nullptr; };
-  auto program = std::make_shared<Program>();
+  auto program = std::make_shared<ScheduledProgram>();
   decode_program(*program, bytes,
                  {group_.memory[rank_], kernels_.isa, has_kernel, 64, rank_, group_.communicator.ranks()});
+  program->io = io_of(*program);
   return program;
 }
 
@@ -80,6 +67,12 @@ RunReport CpuExecutor::run(const RunRequest& request) {
   const std::vector<ProgramInstruction>& instructions = request.program->instructions;
   std::vector<double> scalars;
   if (request.profile) report.seconds.reserve(2 * instructions.size());
+  std::byte* const io = group_.memory[rank_][io_arena].base();
+  size_t taken = 0;
+  for (const IoRange& range : request.program->io.read) {
+    std::copy_n(request.io.data() + taken, range.bytes, io + range.offset);
+    taken += range.bytes;
+  }
   for (size_t i = 0; i < instructions.size() || i == 0; ++i) {
     try {
       if (group_.communicator.aborted()) throw Aborted();
@@ -104,6 +97,8 @@ RunReport CpuExecutor::run(const RunRequest& request) {
     for (const Tensor* output : instructions[i].output_tensors)
       if (output && report.non_finite < 0 && non_finite(*output)) report.non_finite = static_cast<int64_t>(i);
   }
+  for (const IoRange& range : request.program->io.written)
+    report.io.push_back({range.offset, {io + range.offset, io + range.offset + range.bytes}});
   return report;
 }
 

@@ -12,7 +12,7 @@ class CpuExecutor final : public Executor {
   CpuExecutor(Group& group, int rank, int threads, std::vector<int> cores, const KernelTable& kernels);
   ~CpuExecutor() override { join(); }
 
-  std::shared_ptr<const Program> load(std::span<const std::byte> bytes) override;
+  std::shared_ptr<const ScheduledProgram> load(std::span<const std::byte> bytes) override;
   void allocate(uint32_t arena) override;
   void read(uint32_t arena, double offset, std::byte* target, size_t bytes) override;
   void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) override;

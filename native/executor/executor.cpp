@@ -34,6 +34,12 @@ void Executor::enqueue(RunRequest request) {
   wake_.notify_one();
 }
 
+void Executor::take_io(RunRequest& request) const {
+  const std::byte* const io = group_.io[rank_];
+  for (const IoRange& range : request.program->io.read)
+    request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
+}
+
 void Executor::finish(std::function<void()> ended) {
   {
     std::lock_guard lock(mutex_);
@@ -68,7 +74,7 @@ std::byte* Executor::place(const char* operation, uint32_t arena, double offset,
   if (!(offset >= 0) || offset + static_cast<double>(bytes) > static_cast<double>(source.live()))
     throw UsageError(name + ", expected a range inside its " + std::to_string(source.live()) + " bytes, got " +
                      std::to_string(bytes) + " at " + std::to_string(static_cast<int64_t>(offset)));
-  return source.base() + static_cast<size_t>(offset);
+  return (arena == io_arena ? group_.io[rank_] : source.base()) + static_cast<size_t>(offset);
 }
 
 Arena& Executor::expect_free(uint32_t arena) const {

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "group.h"
-#include "program.h"
+#include "schedule.h"
 
 namespace deeptroupe {
 
@@ -36,14 +36,14 @@ struct RunReport {
   int64_t non_finite = -1;
   /// Start and end of each instruction in seconds of CLOCK_MONOTONIC, where profiled.
   std::vector<double> seconds;
-  /// What the run wrote into `io`, where that is not its memory itself.
+  /// What the run wrote into `io`.
   std::vector<IoBytes> io;
 };
 
 struct RunRequest {
-  std::shared_ptr<const Program> program;
+  std::shared_ptr<const ScheduledProgram> program;
   std::vector<double> scalars;
-  /// What the run reads of `io` as it was when the run was asked for, where that is not its memory itself.
+  /// What the run reads of `io`, range by range, as it was when the run was asked for.
   std::vector<std::byte> io;
   bool check = false;
   bool profile = false;
@@ -58,14 +58,14 @@ class Executor {
   /// Waits until the rank can be used. Throws what kept it from that.
   virtual void expect_open() {}
   /// Decodes and checks a program against the arenas that it names. Throws ProgramError.
-  virtual std::shared_ptr<const Program> load(std::span<const std::byte> bytes) = 0;
+  virtual std::shared_ptr<const ScheduledProgram> load(std::span<const std::byte> bytes) = 0;
   /// Reserves an arena, zeroed. Throws UsageError where there is one, and where memory is short.
   virtual void allocate(uint32_t arena) = 0;
   /// Copies out of an arena; not while a run is writing there. Throws UsageError.
   virtual void read(uint32_t arena, double offset, std::byte* target, size_t bytes) = 0;
   virtual void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) = 0;
   /// Takes what the run reads of `io`. On the thread that asks for the run.
-  virtual void take_io(RunRequest&) const {}
+  void take_io(RunRequest& request) const;
   virtual Progress progress() = 0;
 
   void enqueue(RunRequest request);
@@ -84,11 +84,13 @@ class Executor {
   virtual void serve() = 0;
   /// Waits for the next run; nothing where there will be none.
   std::optional<RunRequest> next();
-  /// The bytes of an arena, which must have them. `memory_mutex` is held.
+  /// The bytes of an arena, which must have them; of `io` those that JavaScript sees. `memory_mutex` is held.
   std::byte* place(const char* operation, uint32_t arena, double offset, size_t bytes) const;
   /// Throws UsageError where the arena exists. `memory_mutex` is held.
   Arena& expect_free(uint32_t arena) const;
   UsageError closed(const char* operation) const;
+
+  static constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
 
   Group& group_;
   const int rank_;

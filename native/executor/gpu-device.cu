@@ -6,13 +6,13 @@
 
 namespace deeptroupe::gpu {
 
-std::shared_ptr<Executor> GpuDevice::open(Group& group, int rank, int, std::vector<int>) {
-  return std::make_shared<GpuExecutor>(group, *this, rank);
+std::shared_ptr<Executor> GpuDevice::open(Group& group, int rank, int threads, std::vector<int> cores) {
+  return std::make_shared<GpuExecutor>(group, *this, rank, threads, std::move(cores));
 }
 
 DeviceMemory& GpuDevice::memory(const Group& group, int rank, size_t extra_bytes) {
   std::unique_ptr<DeviceMemory>& memory = memory_[rank];
-  if (!memory) memory = std::make_unique<DeviceMemory>(number(rank), rank, group.bytes, extra_bytes);
+  if (!memory) memory = std::make_unique<DeviceMemory>(number(rank), rank, group.bytes, options_.host_arenas, extra_bytes);
   return *memory;
 }
 

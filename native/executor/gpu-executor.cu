@@ -12,8 +12,6 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
-
 double seconds_of(Clock::time_point time) { return std::chrono::duration<double>(time.time_since_epoch()).count(); }
 
 bool debugs(const char* what) {
@@ -28,11 +26,13 @@ bool wants_graphs() {
 
 }  // namespace
 
-GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank)
+GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores)
     : Executor(group, rank),
       device_(device),
       graphs_(wants_graphs()),
       step_(debugs("sync")),
+      threads_(threads),
+      cores_(std::move(cores)),
       opened_(opening_.get_future().share()) {
   Executor::start();
 }
@@ -51,7 +51,7 @@ void GpuExecutor::call(const char* operation, std::function<void()> body) {
   result.get();
 }
 
-std::shared_ptr<const Program> GpuExecutor::load(std::span<const std::byte> bytes) {
+std::shared_ptr<const ScheduledProgram> GpuExecutor::load(std::span<const std::byte> bytes) {
   auto program = std::make_shared<ScheduledProgram>();
   {
     std::shared_lock lock(group_.memory_mutex);
@@ -63,9 +63,11 @@ std::shared_ptr<const Program> GpuExecutor::load(std::span<const std::byte> byte
     if (program->scalar_count > most_scalars)
       throw ProgramError("program: scalars, expected at most " + std::to_string(most_scalars) + " on a GPU, got " +
                          std::to_string(program->scalar_count));
-    program->schedule = schedule_of(*program, ranks > 1);
+    program->places = {ranks > 1, device_.options().host_arenas};
+    program->io = io_of(*program);
+    program->tail = schedule_of(*program, program->places).tail;
   }
-  call("load", [&] { programs_[program.get()] = std::make_unique<GpuProgram>(program, *lane_); });
+  call("load", [&] { programs_[program.get()] = std::make_unique<GpuProgram>(program, *context_); });
   return program;
 }
 
@@ -76,9 +78,14 @@ void GpuExecutor::allocate(uint32_t arena) {
   }
   std::byte* base = nullptr;
   call("allocate", [&] {
-    base = device_.memory(group_, rank_, sizeof(Control)).arena(arena);
-    check(cudaMemsetAsync(base, 0, group_.bytes[arena], lane_->copies), "zeros in an arena");
-    check(cudaStreamSynchronize(lane_->copies), "zeros in an arena");
+    DeviceMemory& memory = device_.memory(group_, rank_, sizeof(Control));
+    if (on_host(arena)) {
+      base = memory.reserve_host(arena, group_.bytes[arena], context_->host->pool());
+      return;
+    }
+    base = memory.arena(arena);
+    check(cudaMemsetAsync(base, 0, group_.bytes[arena], context_->copies), "zeros in an arena");
+    check(cudaStreamSynchronize(context_->copies), "zeros in an arena");
   });
   std::unique_lock lock(group_.memory_mutex);
   expect_free(arena).adopt(base, group_.bytes[arena]);
@@ -90,11 +97,15 @@ void GpuExecutor::read(uint32_t arena, double offset, std::byte* target, size_t 
     std::shared_lock lock(group_.memory_mutex);
     source = place("read", arena, offset, bytes);
     if (arena == io_arena) {
-      std::copy_n(group_.io[rank_] + static_cast<size_t>(offset), bytes, target);
+      std::copy_n(source, bytes, target);
       return;
     }
   }
-  call("read", [&] { staging_->copy_out(source, target, bytes); });
+  // Where nothing more is on its way to the host's memory, the caller copies it.
+  call("read", [&] {
+    if (!on_host(arena)) staging_->copy_out(source, target, bytes);
+  });
+  if (on_host(arena)) std::copy_n(source, bytes, target);
 }
 
 void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, size_t bytes) {
@@ -103,15 +114,14 @@ void GpuExecutor::write(uint32_t arena, double offset, const std::byte* source, 
     std::shared_lock lock(group_.memory_mutex);
     target = place("write", arena, offset, bytes);
     if (arena == io_arena) {
-      std::copy_n(source, bytes, group_.io[rank_] + static_cast<size_t>(offset));
+      std::copy_n(source, bytes, target);
       return;
     }
   }
-  call("write", [&] { staging_->copy_in(source, target, bytes); });
-}
-
-void GpuExecutor::take_io(RunRequest& request) const {
-  gpu::take_io(request, static_cast<const ScheduledProgram&>(*request.program).schedule, group_.io[rank_]);
+  call("write", [&] {
+    if (!on_host(arena)) staging_->copy_in(source, target, bytes);
+  });
+  if (on_host(arena)) std::copy_n(source, bytes, target);
 }
 
 Progress GpuExecutor::progress() {
@@ -142,22 +152,25 @@ void GpuExecutor::serve() {
     std::optional<RunRequest> request;
     {
       std::unique_lock lock(mutex_);
-      const auto startable = [&] { return !queue_.empty() && can_start(queue_.front()); };
-      const auto busy = [&] { return !tasks_.empty() || startable(); };
-      if (flights_.empty()) wake_.wait(lock, [&] { return busy() || (finishing_ && queue_.empty()); });
+      const auto startable = [&] { return tasks_.empty() && !queue_.empty() && can_start(queue_.front()); };
+      // What JavaScript copies may be what a tail still works on.
+      const auto servable = [&] { return !tasks_.empty() && idle(); };
+      const auto busy = [&] { return servable() || startable(); };
+      if (idle()) wake_.wait(lock, [&] { return busy() || (finishing_ && queue_.empty()); });
       else if (!busy()) wake_.wait_for(lock, patience());
-      if (!tasks_.empty()) {
+      if (servable()) {
         task = std::move(tasks_.front());
         tasks_.pop_front();
       } else if (startable()) {
         request = std::move(queue_.front());
         queue_.pop_front();
-      } else if (flights_.empty()) {
+      } else if (idle()) {
         break;
       }
     }
     if (task) (*task)();
     if (request) start(std::move(*request));
+    proceed();
     poll();
   }
   close();
@@ -169,39 +182,45 @@ void GpuExecutor::open() {
   if (const Status status = look(cudaStreamQuery(nullptr)); status != success && status != cudaErrorNotReady)
     throw Error("gpu: device " + std::to_string(device_.number(rank_)) + ", expected one that works, got one that failed before (" +
                 cudaGetErrorString(status) + "): only a new process can use it");
-  lane_ = std::make_unique<Lane>();
-  Lane& lane = *lane_;
-  lane.rank = rank_;
-  lane.ranks = group_.communicator.ranks();
+  context_ = std::make_unique<RankContext>();
+  RankContext& context = *context_;
+  context.rank = rank_;
+  context.ranks = group_.communicator.ranks();
   cudaDeviceProp found;
   check(cudaGetDeviceProperties(&found, device_.number(rank_)), "properties of the device");
-  lane.properties = {found.major,
+  context.properties = {found.major,
                      found.minor,
                      found.multiProcessorCount,
                      found.sharedMemPerBlockOptin,
                      static_cast<size_t>(found.l2CacheSize),
                      found.name};
-  lane.compute = make_stream(0);
-  lane.communication = make_stream(1);
-  lane.copies = make_stream(0);
+  context.compute = make_stream(0);
+  context.communication = make_stream(1);
+  context.download = make_stream(0);
+  context.upload = make_stream(0);
+  context.copies = make_stream(0);
   const DeviceMemory& memory = device_.memory(group_, rank_, sizeof(Control));
-  lane.control = reinterpret_cast<Control*>(memory.extra());
+  context.control = reinterpret_cast<Control*>(memory.extra());
   group_.memory[rank_][io_arena].adopt(memory.arena(io_arena), group_.bytes[io_arena]);
   device_.tell_met(rank_, 0);
   const GpuOptions& options = device_.options();
-  lane.products = make_products(lane.properties, {options.tf32, options.gelu_epilogues, options.choices});
-  lane.group = &group_.communicator;
-  lane.meeting = &meeting_;
-  lane.meet = [this] {
+  context.products = make_products(context.properties, {options.tf32, options.gelu_epilogues, options.choices});
+  context.group = &group_.communicator;
+  if (options.host_arenas != 0) {
+    const auto moved = [this] { wake_.notify_one(); };
+    context.host = std::make_unique<HostLane>(threads_, cores_, *options.host_kernels, rank_, context.ranks, moved);
+  }
+  context.meeting = &meeting_;
+  context.meet = [this] {
     return std::make_unique<GpuCommunicator>(group_.communicator, device_.number(rank_), rank_, device_.nccl_id());
   };
 
   const size_t io_bytes = (group_.bytes[io_arena] + 255) / 256 * 256;
   for (size_t i = 0; i < most_flights; ++i) slots_.emplace_back(io_bytes);
-  staging_ = std::make_unique<Staging>(lane.copies);
+  staging_ = std::make_unique<Staging>(context.copies);
   anchor_ = make_event(cudaEventDefault);
   crumb_memory_ = make_pinned(sizeof(Crumbs));
-  lane.crumbs = on_device<Crumbs>(crumb_memory_);
+  context.crumbs = on_device<Crumbs>(crumb_memory_);
   std::lock_guard lock(progress_mutex_);
   crumbs_ = new (crumb_memory_) Crumbs{};
 }
@@ -213,7 +232,7 @@ void GpuExecutor::close() {
     // None but where the rank never opened.
     tasks_.clear();
   }
-  if (lane_) drain();
+  if (context_) context_->drain();
   if (doubtful_) group_.keep(rank_, nothing_kept);
   const Progress last = progress();
   {
@@ -221,10 +240,13 @@ void GpuExecutor::close() {
     last_progress_ = last & ~Progress{1};
     crumbs_ = nullptr;
   }
+  leading_.reset();
+  trailing_.reset();
+  crossings_.clear();
   programs_.clear();
   around_.clear();
   staging_.reset();
-  lane_.reset();
+  context_.reset();
   slots_.clear();
   anchor_ = {};
   crumb_memory_ = {};
@@ -234,79 +256,121 @@ Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) 
   if (step_) return Pace::step;
   if (program.meets() && program.runs() == 0) return Pace::careful;
   // Where peers may be waiting in a collective, graphs are made at meetings only.
-  const bool may_capture = graphs_ && (program.meets() || !lane_->several());
+  const bool may_capture = graphs_ && (program.meets() || !context_->several());
   return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
 }
 
 bool GpuExecutor::can_start(const RunRequest& request) const {
-  if (flights_.empty()) return true;
-  if (flights_.size() == most_flights || group_.communicator.aborted()) return false;
-  if (request.profile || step_) return false;
-  // The thread may come to wait inside a run of many launches that meets others, and they for news of the run before it.
+  if (idle()) return true;
+  if (leading_ || flights_.size() == most_flights || group_.communicator.aborted()) return false;
   const GpuProgram& program = *programs_.at(request.program.get());
-  return !program.meets() || (pace_of(request, program) == Pace::replay && program.captured());
+  const Pace pace = pace_of(request, program);
+  // Ranks meet, or wait for what they did, with nothing on its way.
+  if (request.profile || pace == Pace::step || pace == Pace::careful || (pace == Pace::replay && !program.captured())) return false;
+  // The thread may come to wait inside a run of many launches that meets others, and they for news of the run before it.
+  return flights_.empty() || !program.meets() || pace == Pace::replay;
 }
 
 void GpuExecutor::start(RunRequest request) {
   GpuProgram& program = *programs_.at(request.program.get());
   RunSlot& slot = slots_[started_++ % most_flights];
-  Flight flight{std::move(request), &program, &slot, instructions_, program.meets() ? ++meetings_ : 0};
+  Flight flight{std::move(request), &program, nullptr, &slot, instructions_, program.meets() ? ++meetings_ : 0};
   instructions_ += program.program().instructions.size();
   if (group_.communicator.aborted()) return end(flight, RunStatus::aborted, 0, group_.communicator.reason());
   if (flights_.empty()) waiting_since_ = Clock::now();
-  std::string message;
+  settled_ = false;
+  leading_ = flight.launch = std::make_shared<Launch>();
+  leading_->program = &program;
+  leading_->pace = pace_of(flight.request, program);
+  flights_.push_back(std::move(flight));
   try {
-    put(flight);
-    flights_.push_back(std::move(flight));
-    return;
+    prepare(*leading_, flights_.back());
   } catch (const Aborted&) {
+    give_up({});
   } catch (const std::exception& error) {
-    message = error.what();
+    give_up(error.what());
   }
-  meeting_ = false;
-  cudaGetLastError();
-  if (const Status status = look(cudaStreamQuery(lane_->compute)); status != success && status != cudaErrorNotReady) {
-    flights_.push_back(std::move(flight));
-    return break_down(status);
-  }
-  if (!message.empty()) group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
-  // Runs before this one end first. The group is aborted, so that NCCL lets go of what waits for others.
-  const Status status = drain();
-  if (status != success) {
-    flights_.push_back(std::move(flight));
-    return break_down(status);
-  }
-  poll();
-  if (message.empty()) return end(flight, RunStatus::aborted, program.instruction(), group_.communicator.reason());
-  doubtful_ = true;
-  end(flight, RunStatus::failed, program.instruction(), message);
 }
 
-void GpuExecutor::put(Flight& flight) {
+void GpuExecutor::prepare(Launch& launch, const Flight& flight) {
   GpuProgram& program = *flight.program;
+  if (!program.scheduled()) {
+    std::vector<const Tail*> tails;
+    for (const auto& [number, other] : programs_) tails.push_back(&other->program().tail);
+    program.schedule(tails);
+  }
+  if (launch.pace == Pace::replay && !program.captured()) program.capture();
   const RunRequest& request = flight.request;
-  const Schedule& schedule = program.program().schedule;
-  const Lane& lane = *lane_;
-  GpuProgram::Options options;
-  options.pace = pace_of(request, program);
-  options.check = request.check;
-  if (options.pace == Pace::replay && !program.captured()) program.capture();
+  launch.check = request.check;
+  launch.scalars = std::make_shared<const std::vector<double>>(request.scalars);
   if (request.profile) {
     while (around_.size() < 2 * program.program().instructions.size()) around_.push_back(make_event(cudaEventDefault));
-    options.around = &around_;
-    check(cudaEventRecord(anchor_, lane.compute), "event");
+    launch.around = &around_;
+    check(cudaEventRecord(anchor_, context_->compute), "event");
     check(cudaEventSynchronize(anchor_), "event");
-    flight.anchored = seconds_of(Clock::now());
+    anchored_ = seconds_of(Clock::now());
   }
+  launch.tell = [this, &request, slot = flight.slot, before = flight.before, io = &program.program().io] {
+    slot->tell(*context_, request, *io, before, group_.memory[rank_][io_arena].base());
+  };
+  launch.ask = [this, slot = flight.slot, io = &program.program().io] {
+    slot->ask(*context_, *io, group_.memory[rank_][io_arena].base());
+  };
+}
 
-  std::byte* const mirror = group_.memory[rank_][io_arena].base();
-  flight.slot->tell(lane, request, schedule, flight.before, mirror);
-  program.enqueue(options);
-  flight.slot->ask(lane, schedule, mirror);
+const Crossing& GpuExecutor::crossing(const GpuProgram& earlier, const GpuProgram& later) {
+  const auto found = crossings_.find({&earlier, &later});
+  if (found != crossings_.end()) return found->second;
+  return crossings_[{&earlier, &later}] = crossing_of(earlier.schedule().tail, later.program(), later.schedule());
+}
+
+void GpuExecutor::proceed() {
+  try {
+    if (trailing_ && !trailing_->complete()) trailing_->program->proceed(*trailing_, nullptr);
+    if (!leading_) return;
+    if (trailing_ && !trailing_->whole()) {
+      const Wake before{trailing_.get(), &crossing(*trailing_->program, *leading_->program)};
+      leading_->program->proceed(*leading_, &before);
+    } else {
+      leading_->program->proceed(*leading_, nullptr);
+    }
+    if (!leading_->answered) return;
+    trailing_ = std::move(leading_);
+    well_ = false;
+  } catch (const Aborted&) {
+    give_up({});
+  } catch (const std::exception& error) {
+    give_up(error.what());
+  }
+}
+
+void GpuExecutor::give_up(std::string message) {
+  meeting_ = false;
+  cudaGetLastError();
+  if (const Status status = look(cudaStreamQuery(context_->compute)); status != success && status != cudaErrorNotReady)
+    return break_down(status);
+  if (!message.empty()) group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
+  // Runs before this one end first. The group is aborted, so that NCCL lets go of what waits for others.
+  const uint32_t instruction = leading_ ? leading_->instruction : 0;
+  const bool begun = leading_ && leading_->begun;
+  const bool led = leading_ != nullptr;
+  if (context_->host) context_->host->drop();
+  if (const Status status = context_->drain(); status != success) return break_down(status);
+  poll();
+  // The memory may not be what the run before should have made of it.
+  if ((trailing_ && !well_) || !message.empty()) doubtful_ = true;
+  leading_.reset();
+  trailing_.reset();
+  settled_ = true;
+  if (!led || flights_.empty()) return;
+  Flight flight = std::move(flights_.back());
+  flights_.pop_back();
+  if (message.empty()) return end(flight, RunStatus::aborted, begun ? instruction : 0, group_.communicator.reason());
+  end(flight, RunStatus::failed, instruction, message);
 }
 
 void GpuExecutor::poll() {
-  while (!flights_.empty()) {
+  while (!flights_.empty() && flights_.front().launch != leading_) {
     const Status status = flights_.front().slot->status();
     if (status == cudaErrorNotReady) return;
     if (status != success) return break_down(status);
@@ -317,6 +381,23 @@ void GpuExecutor::poll() {
     waiting_since_ = Clock::now();
     complete(flight);
   }
+  settle();
+}
+
+void GpuExecutor::settle() {
+  if (!trailing_ || !trailing_->complete()) return;
+  bool done = false;
+  try {
+    done = trailing_->whole() || trailing_->program->settled(*trailing_);
+  } catch (const Error&) {
+    return break_down(look(cudaStreamQuery(context_->compute)));
+  }
+  // After an abort NCCL lets go of what it has not ended; what was done before is as it should be.
+  if (done && !well_) well_ = !group_.communicator.aborted() || trailing_->whole() || trailing_->program->schedule().tail.empty();
+  if (!done || leading_ || !flights_.empty()) return;
+  if (!well_) doubtful_ = true;
+  trailing_.reset();
+  settled_ = true;
 }
 
 bool GpuExecutor::waits_for_peers(const Flight& flight) {
@@ -341,16 +422,21 @@ void GpuExecutor::complete(Flight& flight) {
     return end(flight, RunStatus::failed, fault.instruction, message);
   }
   RunReport report;
-  if (answered.non_finite != all_finite) report.non_finite = answered.non_finite;
+  if (const uint32_t first = std::min(answered.non_finite, flight.launch->news->non_finite.load()); first != all_finite)
+    report.non_finite = first;
   if (flight.request.profile) {
     for (int64_t i = 0; i < 2 * count; ++i) {
+      if (const double measured = flight.launch->news->seconds[i]; measured > 0) {
+        report.seconds.push_back(measured);
+        continue;
+      }
       float milliseconds = 0;
       // Fails for no event that was passed, as all of them were.
       cudaEventElapsedTime(&milliseconds, anchor_, around_[i]);
-      report.seconds.push_back(flight.anchored + milliseconds / 1e3);
+      report.seconds.push_back(anchored_ + milliseconds / 1e3);
     }
   }
-  report.io = flight.slot->io_written(program.schedule);
+  report.io = flight.slot->io_written(program.io);
   flight.request.done(std::move(report));
 }
 
@@ -364,8 +450,12 @@ void GpuExecutor::end(Flight& flight, RunStatus status, int64_t instruction, con
 
 void GpuExecutor::break_down(Status status) {
   doubtful_ = true;
+  if (context_->host) context_->host->drop();
   std::deque<Flight> flights;
   flights.swap(flights_);
+  leading_.reset();
+  trailing_.reset();
+  settled_ = true;
   // The first that was not done when the device failed.
   const auto guilty = std::ranges::find_if(flights, [&](const Flight& flight) {
     return reached(flight) < flight.program->program().instructions.size();
@@ -373,7 +463,7 @@ void GpuExecutor::break_down(Status status) {
   for (auto flight = flights.begin(); flight != flights.end(); ++flight) {
     if (flight != (guilty == flights.end() ? flights.begin() : guilty)) continue;
     // Where each instruction was waited for, the one that was waited for last.
-    const uint32_t first = step_ ? flight->program->instruction() : reached(*flight);
+    const uint32_t first = step_ ? flight->launch->instruction : reached(*flight);
     const bool collecting = *const_cast<const volatile uint64_t*>(&crumbs_->meeting) != 0;
     const std::string message = "gpu: " + flight->program->name_of(first, step_) + " to end, got " +
                                 cudaGetErrorString(status) + (collecting ? " while a collective was under way" : "");
@@ -389,12 +479,6 @@ uint32_t GpuExecutor::reached(const Flight& flight) const {
   const uint64_t done = *const_cast<const volatile uint64_t*>(&crumbs_->done);
   const uint64_t count = flight.program->program().instructions.size();
   return static_cast<uint32_t>(done < flight.before ? 0 : std::min(done - flight.before, count));
-}
-
-Status GpuExecutor::drain() {
-  const Status computed = cudaStreamSynchronize(lane_->compute);
-  const Status collected = cudaStreamSynchronize(lane_->communication);
-  return computed != success ? computed : collected;
 }
 
 /// Long runs are asked for less often: what is lost stays a small part of the run.

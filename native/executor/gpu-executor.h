@@ -1,9 +1,11 @@
 // Runs programs on one GPU. The rank's thread makes all CUDA calls of the rank: JavaScript's copies are posted to it. It has up to two
 // runs on the device, so that the device goes from one to the next while JavaScript turns, and asks now and then whether the first is
-// done; it never waits for a run in a way that would keep it from enqueuing the next.
+// done; it never waits for a run in a way that would keep it from enqueuing the next. A run may have a tail, which goes on when it was
+// answered: the next run waits for what it needs of it, all else for the whole.
 #pragma once
 
 #include <future>
+#include <map>
 #include <unordered_map>
 
 #include "../memory/staging.h"
@@ -16,15 +18,15 @@ namespace deeptroupe::gpu {
 
 class GpuExecutor final : public Executor {
  public:
-  GpuExecutor(Group& group, GpuDevice& device, int rank);
+  /// `threads` and `cores` of what is done on the host.
+  GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores);
   ~GpuExecutor() override { join(); }
 
   void expect_open() override { opened_.get(); }
-  std::shared_ptr<const Program> load(std::span<const std::byte> bytes) override;
+  std::shared_ptr<const ScheduledProgram> load(std::span<const std::byte> bytes) override;
   void allocate(uint32_t arena) override;
   void read(uint32_t arena, double offset, std::byte* target, size_t bytes) override;
   void write(uint32_t arena, double offset, const std::byte* source, size_t bytes) override;
-  void take_io(RunRequest& request) const override;
   Progress progress() override;
 
  protected:
@@ -33,17 +35,16 @@ class GpuExecutor final : public Executor {
  private:
   static constexpr size_t most_flights = 2;
 
-  /// A run that was put on the device.
+  /// A run that is to be answered.
   struct Flight {
     RunRequest request;
     GpuProgram* program;
+    std::shared_ptr<Launch> launch;
     RunSlot* slot;
     /// Instructions of all runs before this one.
     uint64_t before;
     /// Which of the runs in which ranks meet this one is, from 1; 0: none.
     uint64_t meeting;
-    /// When, in seconds of CLOCK_MONOTONIC, `anchor_` happened; of a run that is profiled.
-    double anchored = 0;
   };
 
   /// Runs `body` on the rank's thread and waits for it.
@@ -54,8 +55,18 @@ class GpuExecutor final : public Executor {
   bool can_start(const RunRequest& request) const;
   Pace pace_of(const RunRequest& request, const GpuProgram& program) const;
   void start(RunRequest request);
-  void put(Flight& flight);
+  void prepare(Launch& launch, const Flight& flight);
+  /// Goes on putting runs onto the lanes.
+  void proceed();
+  /// Ends the run that is being put onto the lanes, after an abort or, with a `message`, a failure.
+  void give_up(std::string message);
   void poll();
+  /// Looks whether the tail of the last run is done.
+  void settle();
+  bool on_host(uint32_t arena) const { return device_.options().host_arenas >> arena & 1; }
+  /// Nothing is on its way.
+  bool idle() const { return flights_.empty() && settled_; }
+  const Crossing& crossing(const GpuProgram& earlier, const GpuProgram& later);
   /// Of a run that the device has done. One in which ranks met ends when it has ended well on all of them: one rank's fault is in
   /// what the others received.
   bool waits_for_peers(const Flight& flight);
@@ -65,11 +76,12 @@ class GpuExecutor final : public Executor {
   void break_down(Status status);
   /// What the streams say of how far a flight is.
   uint32_t reached(const Flight& flight) const;
-  Status drain();
   std::chrono::nanoseconds patience() const;
 
   GpuDevice& device_;
   const bool graphs_, step_;
+  const int threads_;
+  const std::vector<int> cores_;
   std::promise<void> opening_;
   std::shared_future<void> opened_;
   /// Guarded by `mutex_`.
@@ -77,7 +89,7 @@ class GpuExecutor final : public Executor {
   bool accepting_ = true;
 
   // What follows is the thread's alone.
-  std::unique_ptr<Lane> lane_;
+  std::unique_ptr<RankContext> context_;
   std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
   std::vector<RunSlot> slots_;
   uint64_t started_ = 0;
@@ -85,10 +97,19 @@ class GpuExecutor final : public Executor {
   uint64_t instructions_ = 0;
   uint64_t meetings_ = 0;
   std::deque<Flight> flights_;
+  /// The run whose answer is not yet on its lane: the last flight's; and the one before it, which may have a tail that still goes on.
+  std::shared_ptr<Launch> leading_, trailing_;
+  /// The tail of `trailing_` was done before any abort.
+  bool well_ = false;
+  /// No run is being put onto lanes and no tail goes on.
+  bool settled_ = true;
+  std::map<std::pair<const GpuProgram*, const GpuProgram*>, Crossing> crossings_;
   std::chrono::steady_clock::time_point waiting_since_;
   std::unique_ptr<Staging> staging_;
   /// Events of a run that is profiled: before it, and around each instruction.
   Event anchor_;
+  /// When `anchor_` happened, in seconds of CLOCK_MONOTONIC.
+  double anchored_ = 0;
   std::vector<Event> around_;
   /// What this rank's memory holds is not what its programs should have made.
   bool doubtful_ = false;

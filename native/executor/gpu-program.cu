@@ -1,4 +1,4 @@
-// Puts programs onto the streams of a GPU.
+// Puts programs onto the lanes of a GPU.
 #include "gpu-program.h"
 
 #include <algorithm>
@@ -43,16 +43,35 @@ void search(const Tensor& tensor, Bits exponent, uint32_t* first, uint32_t instr
 
 }  // namespace
 
-GpuProgram::GpuProgram(std::shared_ptr<const ScheduledProgram> program, Lane& lane)
+Stream RankContext::stream(Lane lane) const {
+  switch (lane) {
+    case Lane::communication: return communication;
+    case Lane::download: return download;
+    case Lane::upload: return upload;
+    case Lane::host: return nullptr;
+    default: return compute;
+  }
+}
+
+Status RankContext::drain() const {
+  Status result = success;
+  for (const Stream stream : {Stream(compute), Stream(communication), Stream(download), Stream(upload)})
+    if (const Status status = cudaStreamSynchronize(stream); result == success) result = status;
+  return result;
+}
+
+bool Launch::complete() const { return answered && next == program->schedule().parts.size(); }
+
+GpuProgram::GpuProgram(std::shared_ptr<const ScheduledProgram> program, RankContext& context)
     : program_(std::move(program)),
-      lane_(lane),
-      meets_(lane.several() && std::ranges::any_of(program_->instructions, &ProgramInstruction::collective)) {
+      context_(context),
+      meets_(context.several() && std::ranges::any_of(program_->instructions, &ProgramInstruction::collective)) {
   const std::vector<ProgramInstruction>& instructions = program_->instructions;
   operations_.reserve(instructions.size());
   for (size_t i = 0; i < instructions.size(); ++i) {
     const ProgramInstruction& instruction = instructions[i];
     Operation& operation = operations_.emplace_back();
-    for (const uint32_t slot : instruction.scalars) operation.scalars.push_back(lane.control->scalars + slot);
+    for (const uint32_t slot : instruction.scalars) operation.scalars.push_back(context.control->scalars + slot);
     Call& call = operation.call;
     call = {};
     call.inputs = instruction.input_tensors.data();
@@ -63,82 +82,188 @@ GpuProgram::GpuProgram(std::shared_ptr<const ScheduledProgram> program, Lane& la
       call.workspace = instruction.workspace->tensor.as<std::byte>();
       call.workspace_bytes = instruction.workspace->place.bytes();
     }
-    call.stream = instruction.collective && lane.several() ? lane.communication : lane.compute;
-    call.device = &lane.properties;
-    call.products = lane.products.get();
-    call.fault = &lane.control->fault;
+    call.device = &context.properties;
+    call.products = context.products.get();
+    call.fault = &context.control->fault;
     call.instruction = static_cast<unsigned>(i);
-    call.rank = lane.rank;
-    call.ranks = lane.ranks;
+    call.rank = context.rank;
+    call.ranks = context.ranks;
   }
-  for (int i = 0; i < program_->schedule.events; ++i) events_.push_back(make_event());
-  graphs_.resize(program_->schedule.parts.size());
 }
 
-void GpuProgram::enqueue(const Options& options) {
-  const Schedule& schedule = program_->schedule;
+void GpuProgram::schedule(const std::vector<const Tail*>& tails) {
+  schedule_ = schedule_of(*program_, program_->places, tails);
+  scheduled_ = true;
+  for (const Part& part : schedule_.parts) {
+    for (uint32_t i = part.begin; i < part.end; ++i) operations_[i].call.stream = context_.stream(part.lane);
+    events_.push_back(part.awaited && part.lane != Lane::host ? make_event() : Event());
+  }
+  if (schedule_.starts()) start_ = make_event();
+  graphs_.resize(schedule_.parts.size());
+}
+
+void GpuProgram::proceed(Launch& launch, const Wake* before) {
+  if (context_.host) context_.host->expect_well();
+  if (!launch.begun && !begin(launch, before)) return;
+  const uint32_t parts = static_cast<uint32_t>(schedule_.parts.size());
+  const uint32_t answered = launch.whole() ? parts : schedule_.answer;
+  for (;;) {
+    if (context_.group->aborted()) throw Aborted();
+    if (launch.next >= answered && !launch.answered && !answer(launch, before)) return;
+    if (launch.next == parts || !put(launch, before)) return;
+  }
+}
+
+bool GpuProgram::begin(Launch& launch, const Wake* before) {
+  if (context_.group->aborted()) throw Aborted();
+  if (before && !wait(Lane::compute, {{before->launch, &before->crossing->begin}})) return false;
+  launch.begun = true;
+  launch.numbers.resize(schedule_.parts.size());
+  if (launch.around) launch.news->seconds.resize(2 * operations_.size());
   ++runs_;
-  instruction_ = 0;
-  if (lane_.group->aborted()) throw Aborted();
-  if (schedule.start >= 0) check(cudaEventRecord(events_[schedule.start], lane_.compute), "event");
-  for (size_t i = 0; i < schedule.parts.size(); ++i) {
-    const Part& part = schedule.parts[i];
-    const Stream stream = part.collective ? lane_.communication : lane_.compute;
-    instruction_ = part.begin;
-    if (lane_.group->aborted()) throw Aborted();
-    if (part.wait >= 0) check(cudaStreamWaitEvent(stream, events_[part.wait], 0), "wait for an event");
-    if (part.collective) collective(part, options);
-    else if (options.pace == Pace::replay && graphs_[i]) check(cudaGraphLaunch(graphs_[i], stream), "launch of a graph");
-    else segment(part, options);
-    if (part.record >= 0) check(cudaEventRecord(events_[part.record], stream), "event");
+  launch.tell();
+  if (start_) check(cudaEventRecord(start_, context_.compute), "event");
+  return true;
+}
+
+bool GpuProgram::put(Launch& launch, const Wake* before) {
+  const Part& part = schedule_.parts[launch.next];
+  const Stream stream = context_.stream(part.lane);
+  // Lanes do the parts of one run behind those of the run before.
+  if (before) {
+    const int32_t last = before->launch->program->schedule_.last[static_cast<size_t>(part.lane)];
+    if (last >= static_cast<int32_t>(before->launch->next)) return false;
+    if (!wait(part.lane, {{&launch, &part.waits}, {before->launch, &before->crossing->parts[launch.next]}})) return false;
+  } else if (!wait(part.lane, {{&launch, &part.waits}})) {
+    return false;
   }
-  if (schedule.finish >= 0) check(cudaStreamWaitEvent(lane_.compute, events_[schedule.finish], 0), "wait for an event");
+  if (part.after_start && part.lane == Lane::host) {
+    if (const Status status = look(cudaEventQuery(start_)); status != success) {
+      if (status == cudaErrorNotReady) return false;
+      check(status, "start of a run");
+    }
+  } else if (part.after_start) {
+    check(cudaStreamWaitEvent(stream, start_, 0), "wait for an event");
+  }
+  launch.instruction = part.begin;
+  switch (part.lane) {
+    case Lane::compute:
+      if (launch.pace == Pace::replay && graphs_[launch.next]) check(cudaGraphLaunch(graphs_[launch.next], stream), "launch of a graph");
+      else segment(part, launch);
+      break;
+    case Lane::communication: collective(part, launch); break;
+    case Lane::host: post(part.begin, launch); break;
+    default: operate(part.begin, launch);
+  }
+  if (events_[launch.next]) check(cudaEventRecord(events_[launch.next], stream), "event");
+  ++launch.next;
+  return true;
+}
+
+bool GpuProgram::answer(Launch& launch, const Wake* before) {
+  ByLane own = schedule_.answer_waits;
+  if (launch.whole())
+    for (const TailPart& part : schedule_.tail) own[static_cast<size_t>(part.lane)] = static_cast<int32_t>(part.part);
+  if (before ? !wait(Lane::compute, {{&launch, &own}, {before->launch, &before->crossing->answer}})
+             : !wait(Lane::compute, {{&launch, &own}}))
+    return false;
   crumb(static_cast<uint32_t>(operations_.size()));
+  launch.ask();
+  launch.answered = true;
+  return true;
 }
 
-void GpuProgram::segment(const Part& part, const Options& options) {
+bool GpuProgram::wait(Lane lane, std::initializer_list<Awaited> all) {
+  const auto each = [&](auto&& f) {
+    for (const auto& [launch, parts] : all)
+      for (size_t other = 0; other < lane_count; ++other)
+        if ((*parts)[other] >= 0 && !f(*launch, static_cast<uint32_t>((*parts)[other]), static_cast<Lane>(other))) return false;
+    return true;
+  };
+  const bool possible = each([&](const Launch& launch, uint32_t part, Lane other) {
+    if (part >= launch.next) return false;
+    return (lane != Lane::host && other != Lane::host) || launch.program->done(launch, part);
+  });
+  if (!possible) return false;
+  if (lane == Lane::host) return true;
+  return each([&](const Launch& launch, uint32_t part, Lane other) {
+    const GpuProgram& program = *launch.program;
+    if (other != Lane::host)
+      check(cudaStreamWaitEvent(program.context_.stream(lane), program.events_[part], 0), "wait for an event");
+    return true;
+  });
+}
+
+bool GpuProgram::done(const Launch& launch, uint32_t part) const {
+  if (schedule_.parts[part].lane == Lane::host) return context_.host->done() >= launch.numbers[part];
+  const Status status = look(cudaEventQuery(events_[part]));
+  if (status == cudaErrorNotReady) return false;
+  check(status, "what a run left on its way");
+  return true;
+}
+
+bool GpuProgram::settled(const Launch& launch) const {
+  ByLane last = no_lane;
+  for (const TailPart& part : schedule_.tail) last[static_cast<size_t>(part.lane)] = static_cast<int32_t>(part.part);
+  return std::ranges::all_of(last, [&](int32_t part) { return part < 0 || done(launch, static_cast<uint32_t>(part)); });
+}
+
+void GpuProgram::segment(const Part& part, Launch& launch) {
   for (uint32_t i = part.begin; i < part.end; ++i) {
-    instruction_ = i;
-    if (lane_.group->aborted()) throw Aborted();
+    launch.instruction = i;
+    if (context_.group->aborted()) throw Aborted();
     if ((i - part.begin) % crumb_distance == 0) crumb(i);
-    operate(i, options);
+    operate(i, launch);
   }
 }
 
-void GpuProgram::operate(uint32_t i, const Options& options) {
-  const abi::Opcode opcode = program_->instructions[i].op->opcode;
+void GpuProgram::operate(uint32_t i, const Launch& launch) {
+  const ProgramInstruction& instruction = program_->instructions[i];
+  const abi::Opcode opcode = instruction.op->opcode;
   const Call& call = operations_[i].call;
-  if (options.around) check(cudaEventRecord((*options.around)[2 * i], call.stream), "event");
-  if (!program_->instructions[i].collective) kernel_table().kernels[static_cast<size_t>(opcode)](call);
-  else if (!lane_.several()) enqueue_collective(opcode, call, nullptr);
-  else lane_.communicator->enqueue(opcode, call);
-  if (options.around) check(cudaEventRecord((*options.around)[2 * i + 1], call.stream), "event");
-  if (options.check) find_non_finite(i);
-  if (options.pace == Pace::step) settle();
+  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i], call.stream), "event");
+  if (call.stream == context_.download || call.stream == context_.upload)
+    check(cudaMemcpyAsync(call.out(0).data, call.in(0).data, instruction.outputs[0]->place.bytes(), cudaMemcpyDefault, call.stream),
+          "copy between host and device");
+  else if (!instruction.collective) kernel_table().kernels[static_cast<size_t>(opcode)](call);
+  else if (!context_.several()) enqueue_collective(opcode, call, nullptr);
+  else context_.communicator->enqueue(opcode, call);
+  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i + 1], call.stream), "event");
+  if (launch.check && call.stream != context_.download) find_non_finite(i);
+  if (launch.pace == Pace::step) settle();
 }
 
-void GpuProgram::collective(const Part& part, const Options& options) {
-  const bool careful = options.pace == Pace::careful || options.pace == Pace::step;
+void GpuProgram::post(uint32_t i, Launch& launch) {
+  launch.numbers[launch.next] =
+      context_.host->post({&program_->instructions[i], i, launch.scalars, launch.news, launch.check});
+}
+
+void GpuProgram::collective(const Part& part, Launch& launch) {
+  const bool careful = launch.pace == Pace::careful || launch.pace == Pace::step;
   if (careful) {
     settle();
-    *lane_.meeting = true;
-    lane_.group->agree(lane_.rank, announcement_of(collective_call(program_->instructions[part.begin])));
-    if (!lane_.communicator) lane_.communicator = lane_.meet();
+    *context_.meeting = true;
+    context_.group->agree(context_.rank, announcement_of(collective_call(program_->instructions[part.begin])));
+    if (!context_.communicator) context_.communicator = context_.meet();
   }
-  launch(say_meeting, dim3(1), dim3(1), 0, lane_.communication, &lane_.crumbs->meeting, 1);
-  operate(part.begin, options);
-  launch(say_meeting, dim3(1), dim3(1), 0, lane_.communication, &lane_.crumbs->meeting, 0);
+  say(1);
+  operate(part.begin, launch);
+  say(0);
   if (!careful) return;
   settle();
-  *lane_.meeting = false;
+  *context_.meeting = false;
   // Nor is what NCCL tried on the way an error that the next launch should find.
   cudaGetLastError();
-  if (lane_.group->aborted()) throw Aborted();
+  if (context_.group->aborted()) throw Aborted();
+}
+
+void GpuProgram::say(uint64_t value) {
+  gpu::launch(say_meeting, dim3(1), dim3(1), 0, context_.communication, &context_.crumbs->meeting, value);
 }
 
 void GpuProgram::find_non_finite(uint32_t i) {
   const Stream stream = operations_[i].call.stream;
-  uint32_t* const first = &lane_.control->non_finite;
+  uint32_t* const first = &context_.control->non_finite;
   for (const Tensor* output : program_->instructions[i].output_tensors) {
     if (!output) continue;
     switch (output->dtype) {
@@ -152,19 +277,16 @@ void GpuProgram::find_non_finite(uint32_t i) {
 }
 
 void GpuProgram::crumb(uint32_t i) {
-  launch(say_done, dim3(1), dim3(1), 0, lane_.compute, lane_.control, &lane_.crumbs->done, i);
+  launch(say_done, dim3(1), dim3(1), 0, context_.compute, context_.control, &context_.crumbs->done, i);
 }
 
-void GpuProgram::settle() {
-  check(cudaStreamSynchronize(lane_.compute), "end of what was enqueued");
-  if (lane_.several()) check(cudaStreamSynchronize(lane_.communication), "end of a collective");
-}
+void GpuProgram::settle() { check(context_.drain(), "end of what was enqueued"); }
 
 std::string GpuProgram::name_of(uint32_t first, bool only) const {
   if (first >= operations_.size()) return "the end of a run, expected it";
   uint32_t last = first;
-  for (const Part& part : program_->schedule.parts)
-    if (!only && !part.collective && part.begin <= first && first < part.end)
+  for (const Part& part : schedule_.parts)
+    if (!only && part.lane == Lane::compute && part.begin <= first && first < part.end)
       last = std::min(first + crumb_distance, part.end) - 1;
   const auto name = [&](uint32_t i) { return std::string(program_->instructions[i].op->name); };
   if (first == last) return "instruction " + std::to_string(first) + " (" + name(first) + "), expected it";
@@ -173,34 +295,34 @@ std::string GpuProgram::name_of(uint32_t first, bool only) const {
 }
 
 void GpuProgram::capture() {
-  const Schedule& schedule = program_->schedule;
   const auto meet = [&] {
     if (!meets_) return;
     settle();
-    *lane_.meeting = true;
-    lane_.group->barrier();
-    *lane_.meeting = false;
+    *context_.meeting = true;
+    context_.group->barrier();
+    *context_.meeting = false;
   };
   // Nobody allocates for a graph while a collective of another waits for him.
   meet();
-  for (size_t i = 0; i < schedule.parts.size(); ++i) {
-    const Part& part = schedule.parts[i];
-    if (!part.collective && part.end - part.begin >= least_graph) capture(part, graphs_[i]);
+  for (size_t i = 0; i < schedule_.parts.size(); ++i) {
+    const Part& part = schedule_.parts[i];
+    if (part.lane == Lane::compute && part.end - part.begin >= least_graph) capture(part, graphs_[i]);
   }
   meet();
   captured_ = true;
 }
 
 void GpuProgram::capture(const Part& part, GraphExec& graph) {
-  check(cudaStreamBeginCapture(lane_.compute, cudaStreamCaptureModeThreadLocal), "capture of a graph");
+  check(cudaStreamBeginCapture(context_.compute, cudaStreamCaptureModeThreadLocal), "capture of a graph");
   std::exception_ptr failure;
   try {
-    segment(part, {});
+    Launch launch{this, Pace::each};
+    segment(part, launch);
   } catch (...) {
     failure = std::current_exception();
   }
   cudaGraph_t captured = nullptr;
-  const Status status = cudaStreamEndCapture(lane_.compute, &captured);
+  const Status status = cudaStreamEndCapture(context_.compute, &captured);
   const Graph owned(captured);
   if (failure) std::rethrow_exception(failure);
   const std::string what = "capture of instructions " + std::to_string(part.begin) + " to " + std::to_string(part.end - 1) +
@@ -209,7 +331,7 @@ void GpuProgram::capture(const Part& part, GraphExec& graph) {
   cudaGraphExec_t exec = nullptr;
   check(cudaGraphInstantiate(&exec, owned, 0), what.c_str());
   graph = GraphExec(exec);
-  check(cudaGraphUpload(exec, lane_.compute), what.c_str());
+  check(cudaGraphUpload(exec, context_.compute), what.c_str());
 }
 
 }  // namespace deeptroupe::gpu

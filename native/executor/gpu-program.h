@@ -1,4 +1,4 @@
-// A program made ready for one GPU: its calls built, its segments captured as graphs, and how a run of it is put onto the streams. All
+// A program made ready for one GPU: its calls built, its segments captured as graphs, and how a run of it is put onto the lanes. All
 // of it is used on the rank's thread alone.
 #pragma once
 
@@ -7,6 +7,7 @@
 #include "../../kernels/gpu/products.h"
 #include "../collective/gpu-communicator.h"
 #include "../memory/cuda.h"
+#include "host-lane.h"
 #include "schedule.h"
 
 namespace deeptroupe::gpu {
@@ -35,16 +36,15 @@ struct Crumbs {
   uint64_t meeting;
 };
 
-/// The program with what is known of it when it is loaded.
-struct ScheduledProgram : Program {
-  Schedule schedule;
-};
-
 /// What the programs of a rank share.
-struct Lane {
+struct RankContext {
   int rank, ranks;
   Properties properties;
-  OwnedStream compute, communication, copies;
+  OwnedStream compute, communication, download, upload;
+  /// Of what JavaScript reads and writes.
+  OwnedStream copies;
+  /// Where something is computed on the host.
+  std::unique_ptr<HostLane> host;
   std::unique_ptr<Products> products;
   /// In device memory.
   Control* control;
@@ -58,6 +58,10 @@ struct Lane {
   std::atomic<bool>* meeting;
 
   bool several() const { return ranks > 1; }
+  /// Null for the lane of the host.
+  Stream stream(Lane lane) const;
+  /// Waits for all that the device was given.
+  Status drain() const;
 };
 
 enum class Pace {
@@ -72,9 +76,46 @@ enum class Pace {
   step,
 };
 
+class GpuProgram;
+
+/// A run that is put onto the lanes, as far as that has gone.
+struct Launch {
+  GpuProgram* program;
+  Pace pace;
+  bool check = false;
+  /// Where not null, two events per instruction, of which each is recorded around its instruction.
+  const std::vector<Event>* around = nullptr;
+  std::shared_ptr<const std::vector<double>> scalars;
+  std::shared_ptr<HostNews> news = std::make_shared<HostNews>();
+  /// Puts the run's copies onto `compute`: what it is told, and its answer.
+  std::function<void()> tell, ask;
+  /// Parts that are on their lanes, and by part the number of what the host does of it.
+  uint32_t next = 0;
+  std::vector<uint64_t> numbers;
+  bool begun = false, answered = false;
+  /// The last instruction that was put.
+  uint32_t instruction = 0;
+
+  /// The answer stands behind all of the run, which then leaves no tail.
+  bool whole() const { return check || around || pace == Pace::careful || pace == Pace::step; }
+  /// All of it is on its lanes.
+  bool complete() const;
+};
+
+/// What the launch before another left on its way.
+struct Wake {
+  const Launch* launch;
+  const Crossing* crossing;
+};
+
 class GpuProgram {
  public:
-  GpuProgram(std::shared_ptr<const ScheduledProgram> program, Lane& lane);
+  GpuProgram(std::shared_ptr<const ScheduledProgram> program, RankContext& context);
+
+  /// Lays down the order of its parts, once, before the first run. `tails`: of the programs whose runs may come before its own.
+  void schedule(const std::vector<const Tail*>& tails);
+  bool scheduled() const { return scheduled_; }
+  const Schedule& schedule() const { return schedule_; }
 
   const ScheduledProgram& program() const { return *program_; }
   /// Has collectives between several ranks.
@@ -88,42 +129,55 @@ class GpuProgram {
   /// Captures the compute segments as graphs. The ranks meet before and after. Throws Aborted, Error.
   void capture();
 
-  struct Options {
-    Pace pace = Pace::each;
-    bool check = false;
-    /// Where not null, two events per instruction, of which each is recorded around its instruction.
-    const std::vector<Event>* around = nullptr;
-  };
-  /// Puts one run behind what the streams have. `instruction()` is then the last that was enqueued. Throws what enqueuing threw.
-  void enqueue(const Options& options);
-  uint32_t instruction() const { return instruction_; }
+  /// Puts parts of a run onto their lanes, in order, as far as that goes without waiting; `before` is what may still be going on. Throws
+  /// what putting them threw, and KernelError where the host failed.
+  void proceed(Launch& launch, const Wake* before);
+  /// Whether the tail of a complete launch is done. Throws Error.
+  bool settled(const Launch& launch) const;
 
  private:
   struct Operation {
     Call call;
     std::vector<const double*> scalars;
   };
+  /// A part of a run, by lane, that something waits for.
+  struct Awaited {
+    const Launch* launch;
+    const ByLane* parts;
+  };
 
-  void segment(const Part& part, const Options& options);
-  void collective(const Part& part, const Options& options);
-  void operate(uint32_t i, const Options& options);
+  /// False where one of them is not yet on its lane or, where the host is concerned, not yet done. Else `lane` waits for them.
+  static bool wait(Lane lane, std::initializer_list<Awaited> all);
+  bool done(const Launch& launch, uint32_t part) const;
+  bool begin(Launch& launch, const Wake* before);
+  bool put(Launch& launch, const Wake* before);
+  bool answer(Launch& launch, const Wake* before);
+  void segment(const Part& part, Launch& launch);
+  void collective(const Part& part, Launch& launch);
+  void post(uint32_t i, Launch& launch);
+  /// Says on the stream of collectives that one is under way, or that none is.
+  void say(uint64_t value);
+  void operate(uint32_t i, const Launch& launch);
   void find_non_finite(uint32_t i);
   /// Says on the compute stream that all instructions before `i` are done.
   void crumb(uint32_t i);
   void capture(const Part& part, GraphExec& graph);
-  /// Waits for all that was enqueued.
+  /// Waits for all that was put.
   void settle();
 
   const std::shared_ptr<const ScheduledProgram> program_;
-  Lane& lane_;
+  RankContext& context_;
   const bool meets_;
+  bool scheduled_ = false;
+  Schedule schedule_;
   std::vector<Operation> operations_;
+  Event start_;
+  /// By part; null where nobody waits for it.
   std::vector<Event> events_;
   /// By part; null where there is none.
   std::vector<GraphExec> graphs_;
   bool captured_ = false;
   int64_t runs_ = 0;
-  uint32_t instruction_ = 0;
 };
 
 }  // namespace deeptroupe::gpu

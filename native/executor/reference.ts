@@ -181,8 +181,14 @@ class ReferenceRank implements RankDevice {
       return Promise.reject(usage(`run: scalars, expected ${program.scalarCount}, got ${scalars.length}`))
     }
     const values = scalars.slice()
+    const io = new Uint8Array(this.io).slice()
     const turn = this.#queue.then(() => new Promise((resolve) => setImmediate(resolve)))
-    const report = turn.then(() => this.#run(program, values, options))
+    const report = turn.then(() => {
+      new Uint8Array(this.io).set(io)
+      const done = this.#run(program, values, options)
+      options.written?.()
+      return done
+    })
     this.#queue = report.catch(() => undefined)
     return report
   }

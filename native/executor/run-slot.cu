@@ -28,7 +28,7 @@ RunSlot::RunSlot(size_t io_bytes) : memory_(make_pinned(2 * sizeof(Control) + 2 
   io_written_ = io_read_ + io_bytes;
 }
 
-void RunSlot::tell(const Lane& lane, const RunRequest& request, const Schedule& schedule, uint64_t before,
+void RunSlot::tell(const RankContext& context, const RunRequest& request, const IoUse& io, uint64_t before,
                    std::byte* mirror) {
   told_->fault = {};
   told_->non_finite = all_finite;
@@ -36,37 +36,32 @@ void RunSlot::tell(const Lane& lane, const RunRequest& request, const Schedule& 
   told_->before = before;
   std::ranges::copy(request.scalars, told_->scalars);
   const size_t bytes = Control::head_bytes + request.scalars.size() * sizeof(double);
-  check(cudaMemcpyAsync(lane.control, told_, bytes, cudaMemcpyHostToDevice, lane.compute), "copy of scalars");
-  each_range(schedule.io_read, [&](const IoRange& range, uint64_t at) {
+  check(cudaMemcpyAsync(context.control, told_, bytes, cudaMemcpyHostToDevice, context.compute), "copy of scalars");
+  each_range(io.read, [&](const IoRange& range, uint64_t at) {
     std::copy_n(request.io.data() + at, range.bytes, io_read_ + at);
-    check(cudaMemcpyAsync(mirror + range.offset, io_read_ + at, range.bytes, cudaMemcpyHostToDevice, lane.compute),
+    check(cudaMemcpyAsync(mirror + range.offset, io_read_ + at, range.bytes, cudaMemcpyHostToDevice, context.compute),
           "copy of io");
   });
 }
 
-void RunSlot::ask(const Lane& lane, const Schedule& schedule, const std::byte* mirror) {
-  check(cudaMemcpyAsync(answered_, lane.control, Control::head_bytes, cudaMemcpyDeviceToHost, lane.compute),
+void RunSlot::ask(const RankContext& context, const IoUse& io, const std::byte* mirror) {
+  check(cudaMemcpyAsync(answered_, context.control, Control::head_bytes, cudaMemcpyDeviceToHost, context.compute),
         "copy of a verdict");
-  each_range(schedule.io_written, [&](const IoRange& range, uint64_t at) {
-    check(cudaMemcpyAsync(io_written_ + at, mirror + range.offset, range.bytes, cudaMemcpyDeviceToHost, lane.compute),
+  each_range(io.written, [&](const IoRange& range, uint64_t at) {
+    check(cudaMemcpyAsync(io_written_ + at, mirror + range.offset, range.bytes, cudaMemcpyDeviceToHost, context.compute),
           "copy of io");
   });
-  check(cudaEventRecord(done_, lane.compute), "event");
+  check(cudaEventRecord(done_, context.compute), "event");
 }
 
 Status RunSlot::status() const { return look(cudaEventQuery(done_)); }
 
-std::vector<IoBytes> RunSlot::io_written(const Schedule& schedule) const {
+std::vector<IoBytes> RunSlot::io_written(const IoUse& io) const {
   std::vector<IoBytes> written;
-  each_range(schedule.io_written, [&](const IoRange& range, uint64_t at) {
+  each_range(io.written, [&](const IoRange& range, uint64_t at) {
     written.push_back({range.offset, {io_written_ + at, io_written_ + at + range.bytes}});
   });
   return written;
-}
-
-void take_io(RunRequest& request, const Schedule& schedule, const std::byte* io) {
-  for (const IoRange& range : schedule.io_read)
-    request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
 }
 
 }  // namespace deeptroupe::gpu

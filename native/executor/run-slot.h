@@ -12,15 +12,15 @@ class RunSlot {
   explicit RunSlot(size_t io_bytes);
 
   /// Enqueues the copies to the device ahead of a run; `mirror` is the device's `io`. Throws Error.
-  void tell(const Lane& lane, const RunRequest& request, const Schedule& schedule, uint64_t before, std::byte* mirror);
+  void tell(const RankContext& context, const RunRequest& request, const IoUse& io, uint64_t before, std::byte* mirror);
   /// Enqueues the copies back behind it. Throws Error.
-  void ask(const Lane& lane, const Schedule& schedule, const std::byte* mirror);
+  void ask(const RankContext& context, const IoUse& io, const std::byte* mirror);
   /// Success once the run is done, cudaErrorNotReady until then; else the device's error.
   Status status() const;
 
   /// Of a run that is done.
   const Control& answer() const { return *answered_; }
-  std::vector<IoBytes> io_written(const Schedule& schedule) const;
+  std::vector<IoBytes> io_written(const IoUse& io) const;
 
  private:
   Pinned memory_;
@@ -29,8 +29,5 @@ class RunSlot {
   std::byte *io_read_, *io_written_;
   Event done_;
 };
-
-/// Copies what a run reads of `io` into the request.
-void take_io(RunRequest& request, const Schedule& schedule, const std::byte* io);
 
 }  // namespace deeptroupe::gpu

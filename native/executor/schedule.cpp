@@ -2,25 +2,16 @@
 #include "schedule.h"
 
 #include <algorithm>
-#include <optional>
 
 namespace deeptroupe {
 namespace {
 
 constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
-
-struct Span {
-  uint32_t arena;
-  uint64_t begin, end;
-};
+constexpr auto compute = static_cast<size_t>(Lane::compute);
 
 Span span_of(const ProgramTensor& tensor) {
   return {tensor.place.arena, tensor.place.offset, tensor.place.offset + tensor.place.bytes()};
 }
-
-struct Touched {
-  std::vector<Span> read, written;
-};
 
 Touched touched_by(const ProgramInstruction& instruction) {
   Touched touched;
@@ -29,6 +20,7 @@ Touched touched_by(const ProgramInstruction& instruction) {
   for (const ProgramTensor* output : instruction.outputs)
     if (output) touched.written.push_back(span_of(*output));
   if (instruction.workspace) touched.written.push_back(span_of(*instruction.workspace));
+  touched.everything = instruction.op->opcode == abi::Opcode::barrier;
   return touched;
 }
 
@@ -40,7 +32,11 @@ bool meet(const std::vector<Span>& a, const std::vector<Span>& b) {
 }
 
 bool conflict(const Touched& a, const Touched& b) {
-  return meet(a.written, b.read) || meet(a.written, b.written) || meet(a.read, b.written);
+  return a.everything || b.everything || meet(a.written, b.read) || meet(a.written, b.written) || meet(a.read, b.written);
+}
+
+bool writes_io(const Touched& touched) {
+  return touched.everything || std::ranges::any_of(touched.written, [](const Span& span) { return span.arena == io_arena; });
 }
 
 void add_range(std::vector<IoRange>& ranges, const Span& span) {
@@ -63,102 +59,221 @@ bool covered(const std::vector<IoRange>& ranges, const Span& span) {
   });
 }
 
-void find_io(const Program& program, Schedule& schedule) {
-  for (const ProgramInstruction& instruction : program.instructions) {
-    const Touched touched = touched_by(instruction);
-    const auto read = [&](const Span& span) {
-      if (span.arena == io_arena && !covered(schedule.io_written, span)) add_range(schedule.io_read, span);
-    };
-    for (const Span& span : touched.read) read(span);
-    for (const Span& span : touched.written) {
-      // Of what a collective writes it may leave the slices of other ranks as they are.
-      if (instruction.collective) read(span);
-      if (span.arena == io_arena) add_range(schedule.io_written, span);
-    }
-  }
+Lane lane_of(const ProgramInstruction& instruction, const Places& places) {
+  if (instruction.collective && places.several) return Lane::communication;
+  bool of_host = false, of_device = false, makes_host = false;
+  const auto look = [&](const ProgramTensor* tensor, bool output) {
+    if (!tensor) return;
+    const bool host = places.host_arenas >> tensor->place.arena & 1;
+    (host ? of_host : of_device) = true;
+    makes_host |= host && output;
+  };
+  for (const ProgramTensor* input : instruction.inputs) look(input, false);
+  for (const ProgramTensor* output : instruction.outputs) look(output, true);
+  if (!of_host) return Lane::compute;
+  if (!of_device) return Lane::host;
+  if (instruction.op->opcode != abi::Opcode::copy)
+    throw ProgramError(std::string("program: operands of ") + instruction.op->name +
+                       ", expected all on the host or all on the device, got both");
+  return makes_host ? Lane::download : Lane::upload;
 }
 
 class Scheduler {
  public:
-  Scheduler(const Program& program, Schedule& schedule)
-      : program_(program), schedule_(schedule), count_(program.instructions.size()) {
-    for (const ProgramInstruction& instruction : program.instructions) touched_.push_back(touched_by(instruction));
+  Scheduler(const Program& program, const Places& places, const std::vector<const Tail*>& tails, Schedule& schedule)
+      : program_(program), schedule_(schedule), count_(program.instructions.size()), clocks_(count_), waits_(count_, no_lane),
+        begins_(count_), follows_start_(count_), part_of_(count_) {
+    for (const ProgramInstruction& instruction : program.instructions) {
+      touched_.push_back(touched_by(instruction));
+      lanes_.push_back(lane_of(instruction, places));
+    }
+    find_borders(tails);
   }
 
   void run() {
     find_waits();
-    std::vector<int> event_of(count_, -1);
-    const auto record = [&](int64_t i) {
-      int& event = event_of[i];
-      if (event < 0) event = schedule_.events++;
-      return event;
-    };
+    std::vector<bool> awaited(count_);
+    for (const ByLane& waits : waits_)
+      for (const int32_t i : waits)
+        if (i >= 0) awaited[i] = true;
+    std::vector<Part>& parts = schedule_.parts;
     for (size_t i = 0; i < count_; ++i) {
-      if (waits_[i] == before_all) schedule_.start = schedule_.start < 0 ? schedule_.events++ : schedule_.start;
-      else if (waits_[i] >= 0) record(waits_[i]);
-    }
-    if (last_ >= 0) schedule_.finish = record(last_);
-
-    for (size_t i = 0; i < count_; ++i) {
-      const bool collective = is_collective(i);
-      const int wait = waits_[i] == before_all ? schedule_.start : waits_[i] >= 0 ? event_of[waits_[i]] : -1;
       const uint32_t at = static_cast<uint32_t>(i);
-      const bool joins = !collective && wait < 0 && !schedule_.parts.empty() && !schedule_.parts.back().collective &&
-                         schedule_.parts.back().record < 0;
-      if (joins) schedule_.parts.back().end = at + 1;
-      else schedule_.parts.push_back({at, at + 1, collective, wait, -1});
-      schedule_.parts.back().record = event_of[i];
+      const Lane lane = lanes_[i];
+      const bool joins = lane == Lane::compute && waits_[i] == no_lane && !begins_[i] && !parts.empty() &&
+                         parts.back().lane == lane && !parts.back().awaited;
+      if (!joins) {
+        Part& part = parts.emplace_back(Part{at, at + 1, lane});
+        for (size_t other = 0; other < lane_count; ++other)
+          if (waits_[i][other] >= 0) part.waits[other] = static_cast<int32_t>(part_of_[waits_[i][other]]);
+        part.after_start = follows_start_[i];
+      }
+      parts.back().end = at + 1;
+      parts.back().awaited = awaited[i];
+      part_of_[i] = static_cast<uint32_t>(parts.size() - 1);
+      schedule_.last[static_cast<size_t>(lane)] = static_cast<int32_t>(part_of_[i]);
     }
+    find_end();
   }
 
  private:
-  static constexpr int64_t before_all = -1, nothing = -2;
+  /// Of a lane that knows nothing of another in this run, and of one that knows what the other did before it.
+  static constexpr int32_t nothing = -2, before_all = -1;
+  /// By lane, the last instruction that is known to be done.
+  using Clock = ByLane;
 
-  bool is_collective(size_t i) const { return program_.instructions[i].collective; }
-
-  /// A barrier is behind all that came before it and ahead of all that follows.
-  bool must_wait(size_t later, size_t earlier) const {
-    const auto barrier = [&](size_t i) { return program_.instructions[i].op->opcode == abi::Opcode::barrier; };
-    return barrier(later) || barrier(earlier) || conflict(touched_[later], touched_[earlier]);
+  void find_borders(const std::vector<const Tail*>& tails) {
+    for (const Tail* tail : tails) {
+      ByLane met = no_lane;
+      for (size_t i = 0; i < count_; ++i) {
+        if (lanes_[i] != Lane::compute) continue;
+        for (const TailPart& part : *tail) {
+          int32_t& last = met[static_cast<size_t>(part.lane)];
+          const int32_t number = static_cast<int32_t>(part.part);
+          if (number <= last || !conflict(part.touched, touched_[i])) continue;
+          last = number;
+          begins_[i] = true;
+        }
+      }
+    }
   }
 
-  /// For each instruction the last one of the other stream that it must wait for, where its own stream has not waited for it yet.
+  /// For each instruction the last one of each other lane that it must wait for, where its own lane does not know it done.
   void find_waits() {
-    waits_.assign(count_, nothing);
-    // The last of the other stream that each stream has waited for. Before a run's start there may be an earlier run.
-    int64_t computed = nothing, collected = nothing;
-    for (size_t i = 0; i < count_; ++i) {
-      const bool collective = is_collective(i);
-      int64_t& waited = collective ? computed : collected;
-      for (int64_t j = static_cast<int64_t>(i) - 1; j > waited && j >= 0; --j) {
-        if (is_collective(j) == collective || !must_wait(i, j)) continue;
-        waits_[i] = waited = j;
-        break;
-      }
-      if (collective && waited == nothing) waits_[i] = waited = before_all;
-      if (collective) last_ = static_cast<int64_t>(i);
+    for (size_t lane = 0; lane < lane_count; ++lane) {
+      known_[lane].fill(nothing);
+      known_[lane][lane] = before_all;
     }
-    if (last_ <= collected) last_ = nothing;
+    std::array<std::vector<int32_t>, lane_count> of_lane;
+    for (size_t i = 0; i < count_; ++i) {
+      const size_t own = static_cast<size_t>(lanes_[i]);
+      Clock& known = known_[own];
+      std::vector<std::pair<int32_t, size_t>> needed;
+      for (size_t other = 0; other < lane_count; ++other) {
+        if (other == own) continue;
+        const std::vector<int32_t>& earlier = of_lane[other];
+        for (size_t j = earlier.size(); j-- > 0 && earlier[j] > known[other];) {
+          if (!conflict(touched_[i], touched_[earlier[j]])) continue;
+          needed.emplace_back(earlier[j], other);
+          break;
+        }
+      }
+      // What waits for a later one may know of the earlier ones by that.
+      std::ranges::sort(needed, std::greater{});
+      for (const auto& [j, other] : needed) {
+        if (j <= known[other]) continue;
+        waits_[i][other] = j;
+        for (size_t lane = 0; lane < lane_count; ++lane) known[lane] = std::max(known[lane], clocks_[j][lane]);
+      }
+      if (known[compute] == nothing) {
+        follows_start_[i] = true;
+        known[compute] = before_all;
+      }
+      known[own] = static_cast<int32_t>(i);
+      clocks_[i] = known;
+      of_lane[own].push_back(static_cast<int32_t>(i));
+    }
+  }
+
+  void find_end() {
+    std::vector<Part>& parts = schedule_.parts;
+    schedule_.answer = static_cast<uint32_t>(parts.size());
+    const auto touched = [&](size_t part) -> const Touched& { return touched_[parts[part].begin]; };
+    while (schedule_.answer > 0) {
+      const size_t part = schedule_.answer - 1;
+      if (parts[part].lane == Lane::compute || writes_io(touched(part))) break;
+      --schedule_.answer;
+    }
+    Clock known = known_[compute];
+    for (size_t i = 0; i < count_; ++i) {
+      const size_t lane = static_cast<size_t>(lanes_[i]);
+      if (lane == compute || !writes_io(touched_[i]) || static_cast<int32_t>(i) <= known[lane]) continue;
+      schedule_.answer_waits[lane] = static_cast<int32_t>(part_of_[i]);
+      parts[part_of_[i]].awaited = true;
+    }
+    for (size_t lane = 0; lane < lane_count; ++lane)
+      if (const int32_t part = schedule_.answer_waits[lane]; part >= 0)
+        for (size_t other = 0; other < lane_count; ++other)
+          known[other] = std::max(known[other], clocks_[parts[part].begin][other]);
+    for (uint32_t part = 0; part < parts.size(); ++part) {
+      const size_t lane = static_cast<size_t>(parts[part].lane);
+      if (lane == compute || static_cast<int32_t>(parts[part].begin) <= known[lane]) continue;
+      parts[part].awaited = true;
+      schedule_.tail.push_back({part, parts[part].lane, touched(part)});
+    }
   }
 
   const Program& program_;
   Schedule& schedule_;
   const size_t count_;
   std::vector<Touched> touched_;
-  std::vector<int64_t> waits_;
-  /// The last collective, where the compute stream has not waited for it.
-  int64_t last_ = nothing;
+  std::vector<Lane> lanes_;
+  /// What each lane knows now, and what was known when an instruction was done.
+  std::array<Clock, lane_count> known_;
+  std::vector<Clock> clocks_;
+  std::vector<ByLane> waits_;
+  std::vector<bool> begins_, follows_start_;
+  std::vector<uint32_t> part_of_;
 };
 
 }  // namespace
 
-Schedule schedule_of(const Program& program, bool overlap) {
+IoUse io_of(const Program& program) {
+  IoUse use;
+  for (const ProgramInstruction& instruction : program.instructions) {
+    const Touched touched = touched_by(instruction);
+    const auto read = [&](const Span& span) {
+      if (span.arena == io_arena && !covered(use.written, span)) add_range(use.read, span);
+    };
+    for (const Span& span : touched.read) read(span);
+    for (const Span& span : touched.written) {
+      // Of what a collective writes it may leave the slices of other ranks as they are.
+      if (instruction.collective) read(span);
+      if (span.arena == io_arena) add_range(use.written, span);
+    }
+  }
+  return use;
+}
+
+bool Schedule::starts() const { return std::ranges::any_of(parts, &Part::after_start); }
+
+Schedule schedule_of(const Program& program, const Places& places, const std::vector<const Tail*>& tails) {
   Schedule schedule;
-  find_io(program, schedule);
-  if (overlap) Scheduler(program, schedule).run();
-  else if (!program.instructions.empty())
-    schedule.parts.push_back({0, static_cast<uint32_t>(program.instructions.size()), false});
+  Scheduler(program, places, tails, schedule).run();
   return schedule;
+}
+
+Crossing crossing_of(const Tail& tail, const Program& program, const Schedule& schedule) {
+  Crossing crossing;
+  /// By lane of the later run, what it has waited for.
+  std::array<ByLane, lane_count> waited;
+  waited.fill(no_lane);
+  const auto waits_of = [&](Lane lane, const std::vector<Touched>& all) {
+    ByLane waits = no_lane;
+    for (const TailPart& part : tail) {
+      const size_t other = static_cast<size_t>(part.lane);
+      const int32_t number = static_cast<int32_t>(part.part);
+      int32_t& before = waited[static_cast<size_t>(lane)][other];
+      if (part.lane == lane || number <= before) continue;
+      if (!std::ranges::any_of(all, [&](const Touched& touched) { return conflict(touched, part.touched); })) continue;
+      before = waits[other] = number;
+    }
+    return waits;
+  };
+  Touched io;
+  for (const IoRange& range : io_of(program).read) io.written.push_back({io_arena, range.offset, range.offset + range.bytes});
+  crossing.begin = waits_of(Lane::compute, {io});
+  for (const Part& part : schedule.parts) {
+    std::vector<Touched> all;
+    for (uint32_t i = part.begin; i < part.end; ++i) all.push_back(touched_by(program.instructions[i]));
+    crossing.parts.push_back(waits_of(part.lane, all));
+  }
+  for (const TailPart& part : tail) {
+    const size_t other = static_cast<size_t>(part.lane);
+    const int32_t number = static_cast<int32_t>(part.part);
+    if (number > waited[compute][other]) crossing.answer[other] = number;
+  }
+  return crossing;
 }
 
 }  // namespace deeptroupe

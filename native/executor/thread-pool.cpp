@@ -5,17 +5,18 @@
 #include <utility>
 
 #include "../memory/futex.h"
-#include "affinity.h"
 
 namespace deeptroupe {
 namespace {
 constexpr uint32_t open_bit = 1, end_bit = 2, job_unit = 4;
 }
 
-ThreadPool::ThreadPool(int threads, std::span<const int> cores) : bound_(!cores.empty()), processors_(threads) {
-  CPU_ZERO(&allowed_);
-  sched_getaffinity(0, sizeof allowed_, &allowed_);
-  for (std::atomic<int>& processor : processors_) processor = -1;
+ThreadPool::ThreadPool(int threads, std::span<const int> cores) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  if (cores.empty())
+    for (int thread = 0; thread < threads; ++thread) seats_.emplace_back(allowed);
   try {
     for (int thread = 1; thread < threads; ++thread)
       helpers_.emplace_back([this, thread, own = std::vector<int>(cores.begin(), cores.end())] {
@@ -37,6 +38,7 @@ void ThreadPool::end() {
 }
 
 void ThreadPool::run(int64_t tasks, void (*body)(void*, int64_t, int), void* context) {
+  take_seat(0);
   if (helpers_.empty() || tasks <= 1) {
     for (int64_t task = 0; task < tasks; ++task) body(context, task, 0);
     return;
@@ -46,7 +48,6 @@ void ThreadPool::run(int64_t tasks, void (*body)(void*, int64_t, int), void* con
   tasks_ = tasks;
   next_.store(0, std::memory_order_relaxed);
   failed_.store(false, std::memory_order_relaxed);
-  spread(0);
   inside_.store(0, std::memory_order_release);
   job_.fetch_add(job_unit + open_bit);
   if (sleepers_.load() != 0) futex_wake_all(job_);
@@ -70,21 +71,6 @@ void ThreadPool::work(int thread) {
   }
 }
 
-void ThreadPool::spread(int thread) {
-  if (bound_) return;
-  const int here = sched_getcpu();
-  processors_[thread].store(here, std::memory_order_relaxed);
-  cpu_set_t free = allowed_;
-  bool shared = false;
-  for (int other = 0; other < thread; ++other) {
-    const int processor = processors_[other].load(std::memory_order_relaxed);
-    if (processor < 0) continue;
-    CPU_CLR(processor, &free);
-    shared |= processor == here;
-  }
-  if (shared && CPU_COUNT(&free) > 0) sched_setaffinity(0, sizeof free, &free);
-}
-
 void ThreadPool::help(int thread) {
   // Not job_ as it is now: the pool may have ended, or opened a job, before this thread ran.
   uint32_t seen = 0;
@@ -97,7 +83,7 @@ void ThreadPool::help(int thread) {
     }
     seen = job_.load();
     if (seen & end_bit) return;
-    spread(thread);
+    take_seat(thread);
     if (!(seen & open_bit)) continue;
     uint32_t inside = inside_.load(std::memory_order_acquire);
     while (!(inside & closed) && !inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) {

@@ -1,19 +1,18 @@
 // The threads of one rank. A job is open while tasks remain; helpers that are awake in time take part, the caller
 // never waits for a sleeping one. Which thread runs a task is left to chance, so a kernel's results must not depend on
-// it. The scheduler likes to put a woken thread beside the one that woke it, where it waits for the caller instead of
-// helping: a helper that finds itself on the processor of another thread of the pool leaves that processor.
+// it.
 #pragma once
-
-#include <sched.h>
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <span>
 #include <thread>
 #include <vector>
 
 #include "../../kernels/cpu/kernel.h"
+#include "affinity.h"
 
 namespace deeptroupe {
 
@@ -28,8 +27,9 @@ class ThreadPool final : public Pool {
  private:
   void help(int thread);
   void work(int thread);
-  /// Takes note of the processor that the thread is on; a helper leaves one that a thread before it is on.
-  void spread(int thread);
+  void take_seat(int thread) {
+    if (!seats_.empty()) seats_[thread].take();
+  }
   void end();
 
   /// Bit 0: a job is open. Bit 1: the pool ends. The rest counts jobs. Idle helpers sleep on this word.
@@ -44,12 +44,8 @@ class ThreadPool final : public Pool {
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
   std::vector<std::thread> helpers_;
-  /// Each thread has a processor of its own and stays there.
-  const bool bound_;
-  /// The processors that the threads may use.
-  cpu_set_t allowed_;
-  /// The processor of each thread when it last began.
-  std::vector<std::atomic<int>> processors_;
+  /// One for each thread; none where threads are bound to cores.
+  std::deque<Seat> seats_;
 
   static constexpr uint32_t closed = 0x80000000;
 };

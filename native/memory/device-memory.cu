@@ -1,7 +1,9 @@
-// One cudaMalloc per rank.
+// One cudaMalloc per rank, and mappings of the host's memory that are registered once.
 #include "device-memory.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <new>
 #include <thread>
 
 #include "cuda.h"
@@ -19,13 +21,14 @@ std::string gibibytes(size_t bytes) {
 
 }  // namespace
 
-DeviceMemory::DeviceMemory(int device, int rank, const ArenaBytes& bytes, size_t extra_bytes) : device_(device) {
+DeviceMemory::DeviceMemory(int device, int rank, const ArenaBytes& bytes, uint32_t host_arenas, size_t extra_bytes)
+    : device_(device), rank_(rank), host_arenas_(host_arenas) {
   const auto take = [&](size_t count) {
     const size_t offset = total_;
     total_ += (count + border - 1) / border * border;
     return offset;
   };
-  for (uint32_t arena = 0; arena < abi::arena_count; ++arena) offsets_[arena] = take(bytes[arena]);
+  for (uint32_t arena = 0; arena < abi::arena_count; ++arena) offsets_[arena] = take(on_host(arena) ? 0 : bytes[arena]);
   offsets_[abi::arena_count] = take(extra_bytes);
   void* block = nullptr;
   const Status status = cudaMalloc(&block, total_);
@@ -41,9 +44,38 @@ DeviceMemory::DeviceMemory(int device, int rank, const ArenaBytes& bytes, size_t
   Arena::count(static_cast<ptrdiff_t>(total_));
 }
 
+std::byte* DeviceMemory::reserve_host(uint32_t arena, size_t bytes, Pool& pool) {
+  constexpr size_t page = 4096, stretch = size_t{4} << 20;
+  const auto refuse = [&](const std::string& got) {
+    return MemoryError("host: arena " + std::string(abi::arena_names[arena]) + " of rank " + std::to_string(rank_) + ", expected " +
+                       gibibytes(bytes) + " of pinned memory, got " + got);
+  };
+  try {
+    host_[arena].reserve(bytes);
+  } catch (const std::bad_alloc&) {
+    throw refuse("no address space for it");
+  }
+  std::byte* const base = host_[arena].base();
+  pool.each(static_cast<int64_t>((bytes + stretch - 1) / stretch), [&](int64_t part, int) {
+    const size_t begin = part * stretch, end = std::min(bytes, begin + stretch);
+    for (size_t at = begin; at < end; at += page) *const_cast<volatile std::byte*>(base + at) = std::byte{0};
+  });
+  if (bytes == 0) return base;
+  if (const Status status = cudaHostRegister(base, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped); status != success) {
+    cudaGetLastError();
+    host_[arena].release();
+    throw refuse(cudaGetErrorString(status));
+  }
+  pinned_ |= 1u << arena;
+  return base;
+}
+
 DeviceMemory::~DeviceMemory() {
   std::thread([this] {
-    if (cudaSetDevice(device_) == success) cudaFree(block_);
+    if (cudaSetDevice(device_) != success) return;
+    for (uint32_t arena = 0; arena < abi::arena_count; ++arena)
+      if (pinned_ >> arena & 1) cudaHostUnregister(host_[arena].base());
+    cudaFree(block_);
   }).join();
   Arena::count(-static_cast<ptrdiff_t>(total_));
 }

@@ -24,7 +24,7 @@ const dtype = choice('fp32', 'fp16', 'bf16')
 const dtypeOf = { fp32: 'f32', fp16: 'f16', bf16: 'bf16' } as const
 export type FloatDType = (typeof dtypeOf)[keyof typeof dtypeOf]
 
-const offload = 'they need an optimizer on the CPU beside a device, which is not built yet'
+const sixteen = 'masters and optimizer states in 16 bits are not built yet'
 
 export const communicationDtype = dtype
 
@@ -40,7 +40,7 @@ export const precisionSections = {
     min_loss_scale: number()
       .refine((value) => value > 0, { error: 'a number above 0' })
       .optional(),
-    fp16_master_weights_and_grads: because(results(flag, false), `16-bit master weights: ${offload}`),
+    fp16_master_weights_and_grads: because(results(flag, false), sixteen),
   }).optional(),
   bf16: section({
     enabled: flag.optional(),
@@ -49,8 +49,8 @@ export const precisionSections = {
       'gradients are added to the accumulator as the backward makes them',
     ),
     check_grad_overflow: flag.optional(),
-    bf16_master_weights_and_grads: because(results(flag, false), `16-bit master weights: ${offload}`),
-    bf16_optimizer_states: because(results(flag, false), `16-bit optimizer states: ${offload}`),
+    bf16_master_weights_and_grads: because(results(flag, false), sixteen),
+    bf16_optimizer_states: because(results(flag, false), sixteen),
   }).optional(),
   amp: because(
     results(open(anything).nullable(), null, {}),

@@ -1,6 +1,6 @@
 // The `zero_optimization` section: the keys of zero.md 13 with their defaults, and the settings that the planner reads.
 import type * as z from 'zod'
-import { choice, flag, integer, list, number, results, section, text, tunes } from './fields.js'
+import { because, choice, flag, integer, list, number, results, section, text, tunes } from './fields.js'
 
 export const zeroSection = section({
   stage: integer(0, 3).optional(),
@@ -51,7 +51,10 @@ export const zeroSection = section({
   mics_shard_size: results(integer(-1), -1),
   mics_hierarchical_params_gather: results(flag, false),
   offload_param: section({
-    device: results(choice('none', 'cpu', 'nvme'), 'none'),
+    device: because(
+      results(choice('none', 'cpu', 'nvme'), 'none'),
+      'parameters stay where they are computed with; stage 3 shares them out among the ranks, offload_optimizer frees what the optimizer takes',
+    ),
     nvme_path: text.nullish(),
     buffer_count: integer().optional(),
     buffer_size: integer().optional(),
@@ -59,15 +62,15 @@ export const zeroSection = section({
     pin_memory: flag.optional(),
   }).nullish(),
   offload_optimizer: section({
-    device: results(choice('none', 'cpu', 'nvme'), 'none'),
+    device: because(results(choice('none', 'cpu', 'nvme'), 'none', 'cpu'), 'only the memory of the host is served'),
     nvme_path: text.nullish(),
     buffer_count: integer().optional(),
-    pin_memory: flag.optional(),
+    pin_memory: because(tunes(flag, true), 'memory of the host that a GPU copies from and to is always pinned'),
     pipeline_read: flag.optional(),
     pipeline_write: flag.optional(),
     fast_init: flag.optional(),
-    ratio: number(0, 1).optional(),
-    super_offload: flag.optional(),
+    ratio: because(tunes(number(0, 1), 1), 'all of the optimizer goes to the host'),
+    super_offload: tunes(flag, false),
     cpuadam_cores_perc: number(0, 1).optional(),
   }).nullish(),
   zenflow: results(
@@ -107,6 +110,8 @@ export interface ZeroConfig {
   readonly maxReuseDistance: number
   /** Stage 3: whether 16-bit weights may be gathered from all ranks to save the model. */
   readonly gather16bitWeightsOnModelSave: boolean
+  /** Whether the optimizer's states lie, and are updated, in the memory of the host. */
+  readonly offloadOptimizer: boolean
 }
 
 /** The section's settings, defaults filled in. */
@@ -121,5 +126,6 @@ export function zeroConfig(given: z.output<typeof zeroSection> = {}): ZeroConfig
     maxLiveParameters: given.stage3_max_live_parameters ?? 1e9,
     maxReuseDistance: given.stage3_max_reuse_distance ?? 1e9,
     gather16bitWeightsOnModelSave: given.stage3_gather_16bit_weights_on_model_save ?? false,
+    offloadOptimizer: given.offload_optimizer?.device === 'cpu',
   }
 }

@@ -4,6 +4,7 @@
 import { elements, showType, type TensorType } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
 import { opNamed } from '../../kernels/ops/index.js'
+import { stepState } from '../../kernels/ops/step.js'
 import { type Graph, GraphError, type Node, type Origin, type Value } from './ir.js'
 import { Rewriter } from './rewrite.js'
 
@@ -14,8 +15,8 @@ export interface DifferentiateOptions {
   readonly wrt: readonly string[]
   /** The gradient of the loss: where 1 / (number of micro-batches) enters. */
   readonly seed: number
-  /** Name of a run-time scalar that the seed is multiplied by: the loss scale. */
-  readonly scale?: string
+  /** Whether the seed is multiplied by the loss scale, which the graph then takes as its state `step`; default false. */
+  readonly scaled?: boolean
 }
 
 /** The name of a parameter's gradient among the outputs. */
@@ -26,7 +27,7 @@ export const gradientName = (parameter: string): string => `gradient:${parameter
  * depend on gets zeros. Backward nodes carry the module, block and source of the forward node that they belong to.
  * Throws {@link GraphError} where an op between a parameter and the loss has no gradient rule.
  */
-export function differentiate(graph: Graph, { loss, wrt, seed, scale }: DifferentiateOptions): Graph {
+export function differentiate(graph: Graph, { loss, wrt, seed, scaled = false }: DifferentiateOptions): Graph {
   const output = graph.outputs.find(({ name }) => name === loss)
   if (!output) {
     throw new GraphError(`differentiate: loss ${loss}, expected an output of the graph, got none of that name`)
@@ -53,11 +54,12 @@ export function differentiate(graph: Graph, { loss, wrt, seed, scale }: Differen
   }
 
   const start = ({ type }: Value): Value => {
-    if (scale === undefined) return filled(seed, type)
-    const [scaled] = builder.emit('scalar', [], { factor: seed }, backward, [scale])
-    return showType(scaled!.type) === showType(type)
-      ? scaled!
-      : builder.emit('reshape', [scaled!], { shape: type.shape }, backward)[0]!
+    if (!scaled) return filled(seed, type)
+    const state = builder.input('step', 'state', stepState)
+    const [value] = builder.emit('loss_scale', [state], { factor: seed }, backward)
+    return showType(value!.type) === showType(type)
+      ? value!
+      : builder.emit('reshape', [value!], { shape: type.shape }, backward)[0]!
   }
 
   const dependent = dependents(

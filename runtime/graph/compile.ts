@@ -1,10 +1,11 @@
 // The compiler's way: trace, differentiate, passes, partition, plan, assemble. Runs once, on the main thread; ranks receive bytes.
-import type { ArenaName } from '../../kernels/abi/program.js'
+import { type ArenaName, arenaNames } from '../../kernels/abi/program.js'
 import type { Backend } from '../../kernels/ops/backend.js'
 import { byteLength } from '../../kernels/ops/definition.js'
 import type { LanguageModel } from '../nn/language-model.js'
 import { namedParameters } from '../nn/module.js'
 import type { Tensor } from '../nn/tensor.js'
+import { noLossScale } from '../optim/index.js'
 import { assemble, type CompiledProgram, printProgram } from './assemble.js'
 import { differentiate } from './autodiff.js'
 import { type Graph, printGraph } from './ir.js'
@@ -16,6 +17,7 @@ import {
   type MicroStep,
   masterState,
   type OptimizerPlan,
+  type OverflowRule,
   optimizerStates,
   Sharding,
   type ZeroStage,
@@ -41,8 +43,9 @@ export interface TrainingOptions {
   readonly reduceBucketSize: number
   readonly allgatherBucketSize: number
   readonly recompute: Recompute
-  /** Whether the loss's gradient is multiplied by the run-time scalar `loss_scale`, and the update divides by it. */
-  readonly lossScaling: boolean
+  readonly overflow: OverflowRule
+  /** Whether the optimizer's states lie, and are updated, on the host beside the device; default false. */
+  readonly offload?: boolean
 }
 
 /** What the backward computes again instead of keeping it. */
@@ -99,9 +102,7 @@ export interface Compilation {
   readonly programs: Readonly<Partial<Record<ProgramName, CompiledProgram>>>
 }
 
-/** The run-time scalar that holds the loss scale. */
-const lossScaleName = 'loss_scale'
-
+const noOverflow: OverflowRule = { skips: false, scales: false, lossScale: noLossScale }
 const identity: OptimizerPlan = { kind: 'sgd', attributes: { momentum: 0, dampening: 0, nesterov: 0 }, groups: [] }
 
 export function compile(options: CompileOptions): Compilation {
@@ -129,7 +130,8 @@ export function compile(options: CompileOptions): Compilation {
     // One micro-batch has nothing to add up: its gradients are the sum.
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
     masters: training !== undefined,
-    ...(training?.lossScaling && { lossScale: lossScaleName }),
+    overflow: training?.overflow ?? noOverflow,
+    offload: training?.offload ?? false,
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
@@ -179,7 +181,7 @@ export function compile(options: CompileOptions): Compilation {
       loss: 'loss',
       wrt: names,
       seed: 1 / (training.accumulation * ranks),
-      ...(training.lossScaling && { scale: lossScaleName }),
+      scaled: training.overflow.scales,
     })
     const slots = new Map(layout.parameters.map((slot) => [slot.name, slot]))
     const gradients = gradientPrecision((name) => sharding.gradientDType(slots.get(name)!.unit), names)
@@ -195,7 +197,8 @@ export function compile(options: CompileOptions): Compilation {
     for (const step of steps) placed[step] = partitioner.microStep(optimized, step)
   }
 
-  const plan = planMemory(placed, fixedTensors(sharding, placed), options.backend)
+  const hostArenas = training?.offload ? (['optimizer'] as const) : []
+  const plan = planMemory(placed, fixedTensors(sharding, placed), options.backend, hostArenas)
   options.debug?.('plan', () => JSON.stringify(plan.arenas))
   const programs: Partial<Record<ProgramName, CompiledProgram>> = {}
   for (const [name, graph] of Object.entries(placed)) {
@@ -237,8 +240,10 @@ function nameKey(name: string): { key_low: number; key_high: number } {
   return { key_low: Number(hash & 0xffffffffn), key_high: Number(hash >> 32n) }
 }
 
-/** Bytes of each arena and in all, for people and for `--dry-run`. */
-export function planTotals(plan: MemoryPlan): { arenas: Record<ArenaName, number>; total: number } {
+/** Bytes of each arena, and in all: of those on the device, and of those on the host beside it. */
+export function planTotals(plan: MemoryPlan): { arenas: Record<ArenaName, number>; total: number; host: number } {
   const arenas = { ...plan.arenas }
-  return { arenas, total: Object.values(arenas).reduce((sum, bytes) => sum + bytes, 0) }
+  const sum = (names: readonly ArenaName[]): number => names.reduce((bytes, name) => bytes + arenas[name], 0)
+  const host = sum(plan.hostArenas)
+  return { arenas, total: sum(arenaNames) - host, host }
 }

@@ -43,6 +43,8 @@ export interface ProgramPlan {
 export interface MemoryPlan {
   /** Bytes of each arena of one rank: enough for every program. */
   readonly arenas: Readonly<Record<ArenaName, number>>
+  /** Those that lie in the host's memory beside a device. */
+  readonly hostArenas: readonly ArenaName[]
   readonly fixed: ReadonlyMap<string, FixedSlot>
   readonly programs: Readonly<Record<string, ProgramPlan>>
 }
@@ -56,6 +58,7 @@ export function planMemory(
   programs: Readonly<Record<string, PlacedGraph>>,
   fixedTensors: readonly FixedTensor[],
   backend: Backend,
+  hostArenas: readonly ArenaName[] = [],
 ): MemoryPlan {
   const align = aligned(backend)
   const base = Object.fromEntries(arenaNames.map((name) => [name, 0])) as Record<ArenaName, number>
@@ -72,7 +75,7 @@ export function planMemory(
     plans[name] = plan
     for (const arena of arenaNames) arenas[arena] = Math.max(arenas[arena], plan.arenas[arena])
   }
-  return { arenas, fixed, programs: plans }
+  return { arenas, hostArenas, fixed, programs: plans }
 }
 
 /** A stretch of memory that one or more values share. */

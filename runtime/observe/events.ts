@@ -21,7 +21,7 @@ export interface StepEvent {
   /** Tokens of this step, over all ranks. */
   readonly tokens: number
   readonly tokens_per_second: number
-  /** Wall time of this step. */
+  /** Wall time of this step, from the end of the one before it where that was still under way. */
   readonly seconds: number
   /** Of it, the time in which native code ran on some rank; the rest is JavaScript's. */
   readonly native_seconds: number

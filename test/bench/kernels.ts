@@ -1,5 +1,6 @@
 // The optimizer's step and attention, against PyTorch's fused AdamW and scaled_dot_product_attention.
 import { normChunk } from '../../kernels/ops/optimizer.js'
+import { candidates } from '../support/tensors.js'
 import { numbersOf } from './child.js'
 import type { PyTorch } from './peers.js'
 import { median, type Row } from './row.js'
@@ -48,7 +49,7 @@ export async function* adamRows(torch: PyTorch): AsyncGenerator<Row> {
       control: { shape: [4], dtype: 'f64', values: [1, 1, 1, 0] },
     },
     ops: [{ op: 'adam', inputs: ['p', 'g', 'm', 'v', 'control'], outputs: ['p', 'm', 'v'], attributes }],
-    scalars: { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 },
+    scalars: candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
   }
   const copied: TimedProgram = {
     ...program,

@@ -3,7 +3,7 @@
 import { numbersOf } from './child.js'
 import type { ProductPeer } from './peers.js'
 import { median, type Row } from './row.js'
-import { type TimedProgram, timeProgram } from './single-op.js'
+import { type TimedProgram, timeOps } from './single-op.js'
 
 /** x is [M, K], the weight [N, K], y [M, N]: layers of GPT-2 124M at 1,024 tokens, one of the char model, a part of GPT-2's head. */
 const shapes: Readonly<Record<string, readonly [M: number, N: number, K: number]>> = {
@@ -50,6 +50,13 @@ function programOf(form: Form, dtype: (typeof dtypes)[number], M: number, N: num
 
 const rounds = 3
 
+/** Seconds of one product after another as in training, after one that warms up. The peers' loops are such too. */
+async function backToBack(program: TimedProgram, threads: number, repetitions: number): Promise<number[]> {
+  const ops = Array.from({ length: repetitions + 1 }, () => program.ops[0]!)
+  const [seconds] = await timeOps({ ...program, ops }, { threads, repetitions: 1 })
+  return seconds!.slice(1)
+}
+
 export async function* productRows(peers: readonly ProductPeer[], notes: readonly string[]): AsyncGenerator<Row> {
   for (const dtype of dtypes) {
     const able = peers.filter((peer) => peer.dtypes.includes(dtype))
@@ -63,7 +70,7 @@ export async function* productRows(peers: readonly ProductPeer[], notes: readonl
           const ours: number[] = []
           const theirs = new Map<string, number[]>(able.map((peer) => [peer.name, []]))
           for (let round = 0; round < rounds; round++) {
-            ours.push(...(await timeProgram(programOf(form, dtype, M, N, K), { threads, repetitions })))
+            ours.push(...(await backToBack(programOf(form, dtype, M, N, K), threads, repetitions)))
             for (const peer of able) {
               const request = [form, dtype, M, N, K, repetitions]
               theirs.get(peer.name)!.push(...numbersOf(await peer.run(request, threads), 'seconds'))

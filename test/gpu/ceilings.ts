@@ -1,6 +1,15 @@
 // What the device can do at the most, measured through its own programs: a large bf16 product, held for seconds so that power limits show,
-// and a copy far larger than any cache.
-import type { DeviceName } from '../../native/index.js'
+// and a copy far larger than any cache. And what an optimizer on the host has: memory there, and copies between the two.
+import { availableParallelism } from 'node:os'
+import { type ArenaName, arenaNames, encodeProgram } from '../../kernels/abi/program.js'
+import {
+  type ArenaSizes,
+  createGroup,
+  type DeviceName,
+  machine,
+  machineCeilings,
+  openRank,
+} from '../../native/index.js'
 import { timeOps } from '../bench/single-op.js'
 import type { Tell } from './work.js'
 
@@ -11,6 +20,12 @@ export interface CeilingsRequest {
   readonly mebibytes: number
   /** Seconds that the product is held. */
   readonly seconds: number
+}
+
+export interface HostRequest {
+  readonly device: DeviceName
+  /** Of each copy. */
+  readonly mebibytes: number
 }
 
 export interface Ceilings {
@@ -54,4 +69,55 @@ export async function ceilings({ device, edge, mebibytes, seconds }: CeilingsReq
     heldTeraflops: rate(held.slice(-Math.max(1, Math.floor(held.length / 4)))),
     copyTerabytes: (2 * bytes) / Math.min(...copied.map(([time]) => time!)) / 1e12,
   } satisfies Ceilings)
+}
+
+export interface HostRates {
+  readonly cores: number
+  /** Through the host's memory on all cores, two thirds read and one third written; to the host and to the device; in GB/s. */
+  readonly memory: number
+  readonly down: number
+  readonly up: number
+}
+
+export async function hostRates({ device, mebibytes }: HostRequest, tell: Tell): Promise<void> {
+  const bytes = mebibytes * 2 ** 20
+  const arenas = Object.fromEntries(
+    arenaNames.map((name) => [name, ['activations', 'optimizer'].includes(name) ? bytes : name === 'io' ? 64 : 0]),
+  ) as ArenaSizes
+  const shape = [bytes / 4]
+  const tensors = (['activations', 'optimizer'] as const).map((arena: ArenaName) => ({
+    arena,
+    byteOffset: 0,
+    dtype: 'f32' as const,
+    shape,
+  }))
+  const debug = { phase: 'forward', flops: 0, bytes: 2 * bytes }
+  const copy = { op: 'copy', attributes: {}, scalars: [], workspace: null, debug }
+  const [down, up] = [
+    { ...copy, inputs: [0], outputs: [1] },
+    { ...copy, inputs: [1], outputs: [0] },
+  ]
+  const program = encodeProgram({
+    name: 'copies',
+    ranks: 1,
+    scalars: [],
+    tensors,
+    instructions: [down, up, down, up, down, up],
+    bindings: {},
+    arenas,
+  })
+  const group = createGroup({ device, ranks: 1, arenas, hostArenas: ['optimizer'] })
+  const cores = availableParallelism()
+  const rank = openRank(group.token, { rank: 0, threads: cores })
+  try {
+    for (const name of arenaNames) if (name !== 'io') rank.allocate(name)
+    const { seconds } = await rank.run(rank.load(program), new Float64Array(0), { profile: true })
+    const fastest = (first: number): number =>
+      Math.min(...[0, 2, 4].map((i) => seconds![2 * (first + i) + 1]! - seconds![2 * (first + i)]!))
+    const memory = machineCeilings(machine().best!, cores)!.bytes / 1e9
+    tell({ cores, memory, down: bytes / fastest(0) / 1e9, up: bytes / fastest(1) / 1e9 } satisfies HostRates)
+  } finally {
+    await rank.close()
+    await group.close()
+  }
 }

@@ -6,6 +6,7 @@ import { normChunk } from '../../kernels/ops/optimizer.js'
 import type { DeviceName } from '../../native/index.js'
 import { median } from '../bench/row.js'
 import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
+import { candidates } from '../support/tensors.js'
 import type { Tell } from './work.js'
 
 export interface KernelsRequest {
@@ -115,7 +116,7 @@ export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): 
         attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards: 1, ranges: [0, length] },
       },
     ],
-    scalars: { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 },
+    scalars: candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
   }
   await timed('AdamW with its copy in bf16', adam, [flat, half, flat, flat, control, half])
   const norm: TimedProgram = {

@@ -6,14 +6,23 @@ import { availableParallelism, cpus } from 'node:os'
 import { Command, InvalidArgumentError } from 'commander'
 import { type DeviceName, machine } from '../../native/index.js'
 import { findPyTorch } from '../bench/peers.js'
-import type { Ceilings, CeilingsRequest } from './ceilings.js'
+import type { Ceilings, CeilingsRequest, HostRates, HostRequest } from './ceilings.js'
 import { runWork } from './children.js'
 import type { KernelFinding } from './kernels.js'
 import { type ShapeName, shapes } from './models.js'
 import { type OpFinding, type OpsRequest, units } from './ops.js'
 import { type AttentionPeer, attentionPeers, type PeerFinding, type PeerMode, peerModes, runPeer } from './peers.js'
 import type { SpeedFinding, SpeedRequest } from './speed.js'
-import { ceilingsText, kernelTable, machineText, opsTable, profileTable, speedTable, trainingTable } from './tables.js'
+import {
+  ceilingsText,
+  hostText,
+  kernelTable,
+  machineText,
+  opsTable,
+  profileTable,
+  speedTable,
+  trainingTable,
+} from './tables.js'
 import type { TrainingFinding } from './training.js'
 
 // NVLink multicast stays off, in PyTorch's processes too.
@@ -23,7 +32,7 @@ Object.assign(process.env, {
   NVSHMEM_DISABLE_NVLS: '1',
 })
 
-const parts = ['ops', 'train', 'two', 'speed', 'memory', 'profile', 'kernels'] as const
+const parts = ['ops', 'train', 'two', 'speed', 'offload', 'memory', 'profile', 'kernels'] as const
 type Part = (typeof parts)[number]
 
 interface Options {
@@ -75,6 +84,8 @@ const options = new Command('gpu')
 
 const { only, quick = false, device, seed } = options
 const models: readonly ShapeName[] = options.models ?? (quick ? ['d12'] : ['d12', 'd24', 'd48'])
+/** The shape whose optimizer goes to the host, to be held against DeepSpeed's figure. */
+const offloaded: ShapeName = models.includes('d24') ? 'd24' : models[0]!
 const wants = (...names: readonly Part[]): boolean => names.some((name) => only.includes(name))
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 const here = machine().gpu
@@ -87,6 +98,7 @@ const found = {
   ops: [] as OpFinding[],
   training: [] as TrainingFinding[],
   ceilings: null as Ceilings | null,
+  host: null as HostRates | null,
   speed: [] as SpeedFinding[],
   kernels: [] as KernelFinding[],
   peers: [] as PeerFinding[],
@@ -155,12 +167,21 @@ async function measureCeilings(): Promise<Ceilings> {
   return found.ceilings
 }
 
-async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3): Promise<void> {
+async function measureHost(): Promise<void> {
+  const request = { mebibytes: device === 'cuda' ? 512 : 16 } satisfies Omit<HostRequest, 'device'>
+  await run('host', request, (finding: HostRates) => {
+    found.host = finding
+  })
+  if (found.host) print(hostText(found.host))
+}
+
+async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3, offload = false): Promise<void> {
   const request = {
     shape,
     ranks,
     stage,
-    free: wants('speed', 'two') && !quick ? 50 : 0,
+    offload,
+    free: wants('speed', 'two', 'offload') && !quick ? 50 : 0,
     profile: wants('profile') && ranks === 1,
     geluEpilogues: options.geluEpilogues ?? false,
   } satisfies Omit<SpeedRequest, 'device'>
@@ -193,6 +214,10 @@ if (wants('speed', 'memory', 'profile')) {
     await speed(shape, 1, 0)
     if (wants('speed')) await peersOf(shape, 1, options.peers)
   }
+}
+if (wants('speed', 'offload')) {
+  await measureHost()
+  await speed(offloaded, 1, 2, true)
 }
 if (wants('two') && gpus >= 2) {
   for (const shape of models.filter((name) => name !== 'd12')) {

@@ -15,6 +15,8 @@ export interface SpeedRequest {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: 0 | 1 | 2 | 3
+  /** Whether the optimizer works on the host. */
+  readonly offload: boolean
   /** Steps timed in a row. */
   readonly free: number
   readonly profile: boolean
@@ -25,6 +27,7 @@ export interface SpeedFinding {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: number
+  readonly offload: boolean
   readonly ms: number
   /** Of steps in a row; null: none were asked for. */
   readonly freeMs: number | null
@@ -35,7 +38,7 @@ export interface SpeedFinding {
   readonly javascript: number
   readonly loss: readonly [first: number, last: number]
   /**
-   * Bytes of a rank: as planned, the most that was reserved, and, by the driver, what a run of a tiny model before left behind (context,
+   * Bytes of a rank on its device: as planned, the most that was reserved, and, by the driver, what a run of a tiny model before left behind (context,
    * code, libraries) and what this run took beyond that. null: not known.
    */
   readonly planned: number
@@ -71,7 +74,7 @@ function randomTokens(samples: number): TokenSource {
 }
 
 export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<void> {
-  const { device, shape: name, ranks, stage, free: inRow, profile, geluEpilogues } = request
+  const { device, shape: name, ranks, stage, offload, free: inRow, profile, geluEpilogues } = request
   const shape: Shape = shapes[name]
   const { batch } = shape
   const free = (): number | null => machine().gpu.devices[0]?.freeBytes ?? null
@@ -92,11 +95,12 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       bf16: { enabled: true },
       gradient_clipping: 1,
       optimizer: { type: 'AdamW', params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1 } },
-      zero_optimization: { stage },
+      zero_optimization: { stage, ...(offload && { offload_optimizer: { device: 'cpu' } }) },
     },
   })
   try {
     const events: StepEvent[] = []
+    const hosted = new Set<string>(engine.plan.hostArenas)
     engine.events$.subscribe((event) => event.type === 'step' && events.push(event))
     await engine.train({ steps: warm })
     const counted: StepEvent[] = []
@@ -105,7 +109,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     await engine.train({ steps: warm + timed + inRow })
     const freeMs = inRow > 0 ? (performance.now() - started) / inRow : null
     const after = free()
-    const memory = Object.values(engine.memory(0))
+    const memory = Object.entries(engine.memory(0)).filter(([arena]) => !hosted.has(arena))
     const rows = profile ? await profileOf(engine) : []
     const running = inRow > 0 ? events.slice(warm + timed, warm + timed + inRow) : counted
     const shares = running.map(({ seconds, native_seconds }) => 1 - native_seconds / seconds)
@@ -115,6 +119,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       shape: name,
       ranks,
       stage,
+      offload,
       ms: seconds * 1e3,
       freeMs,
       tokensPerSecond: tokens / seconds,
@@ -122,7 +127,7 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       javascript: median(shares),
       loss: [events[0]!.loss, events.at(-1)!.loss],
       planned: planTotals(engine.plan).total,
-      reserved: memory.reduce((sum, { peak }) => sum + peak, 0),
+      reserved: memory.reduce((sum, [, { peak }]) => sum + peak, 0),
       context: lost(untouched, before),
       grown: lost(before, after),
       profile: rows,

@@ -2,7 +2,7 @@
 import type { GpuMachine } from '../../native/index.js'
 import { groupBy } from '../../runtime/graph/partition/build.js'
 import { formatBytes } from '../../runtime/observe/index.js'
-import type { Ceilings } from './ceilings.js'
+import type { Ceilings, HostRates } from './ceilings.js'
 import type { KernelFinding } from './kernels.js'
 import { shapes } from './models.js'
 import type { OpFinding } from './ops.js'
@@ -71,10 +71,10 @@ export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFi
   const rows = ours.flatMap((own) => {
     const { shape, ranks, stage } = own
     const name = `${shape} B=${shapes[shape].batch} x ${ranks}`
-    const beside = peers.filter((peer) => peer.shape === shape && peer.ranks === ranks)
+    const beside = own.offload ? [] : peers.filter((peer) => peer.shape === shape && peer.ranks === ranks)
     return [
       [
-        `${name}, ZeRO ${stage}`,
+        `${name}, ZeRO ${stage}${own.offload ? ', optimizer on the host' : ''}`,
         own.ms.toFixed(1),
         own.freeMs?.toFixed(1) ?? '-',
         own.tokensPerSecond.toFixed(0),
@@ -125,6 +125,9 @@ const rates = (ms: number, flops: number, bytes: number, { heldTeraflops, copyTe
 
 export const ceilingsText = ({ burstTeraflops, heldTeraflops, copyTerabytes }: Ceilings): string =>
   `ceilings: bf16 product ${burstTeraflops.toFixed(0)} TFLOP/s in a burst, ${heldTeraflops.toFixed(0)} held; copy ${copyTerabytes.toFixed(2)} TB/s read and written\n`
+
+export const hostText = ({ cores, memory, down, up }: HostRates): string =>
+  `host: memory ${memory.toFixed(0)} GB/s on ${cores} cores; copies to it ${down.toFixed(1)} GB/s, to the GPU ${up.toFixed(1)} GB/s\n`
 
 /** Where a step goes, by op and phase. `of` is the part of the nearer ceiling. */
 export function profileTable({ shape, profile, ms }: SpeedFinding, limits: Ceilings): string {

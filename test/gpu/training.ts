@@ -36,6 +36,11 @@ const steps = 20
 const bf16: DeepSpeedConfig = { bf16: { enabled: true } }
 const fp16: DeepSpeedConfig = { fp16: { enabled: true } }
 
+/** ZeRO with the optimizer's states on the host. */
+const onHost = (stage: 0 | 1 | 2 | 3): DeepSpeedConfig => ({
+  zero_optimization: { stage, stage3_param_persistence_threshold: 100, offload_optimizer: { device: 'cpu' } },
+})
+
 /** The small model with its weights by formula. `micro` of 8 rows; the same on any device. */
 async function small(
   device: DeviceName,
@@ -108,10 +113,71 @@ const onOne = (gpu: DeviceName): Checks => ({
     const away = meanDifference(own.losses, cpu.losses)
     return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
   },
+  'fp16 that overflows, two steps under way and one': async () => {
+    const model = smallModel({ dropout: 0.1 })
+    const overflows = { enabled: true, initial_scale_power: 24, loss_scale_window: 1, hysteresis: 1 }
+    const scheduler = { type: 'WarmupLR', params: { warmup_num_steps: 9, warmup_max_lr: 1e-3 } }
+    const config = trainConfig({ train: 8, micro: 4 }, { fp16: overflows, scheduler })
+    const options: InitializeOptions = { model, data: sourceFor(model), config, device: gpu }
+    const single: Curve = { losses: [], norms: [] }
+    await using engine = await initialize(options)
+    for (let step = 1; step <= steps; step++) {
+      const { losses, norms } = await curveOf(engine, step)
+      single.losses.push(...losses)
+      single.norms.push(...norms)
+    }
+    const skipped = single.norms.filter((norm) => norm === -1).length
+    const { ok, got } = equal(await curve(options, steps), single)
+    return { ok: ok && skipped > 0 && skipped < steps, got: `${got}, ${skipped} skipped` }
+  },
   'fp32 repeated': async () => equal(await small(gpu, steps), await small(gpu, steps)),
   'bf16 repeated': async () => equal(await small(gpu, steps, bf16), await small(gpu, steps, bf16)),
   'bf16, heads of 64, repeated': async () => equal(await wide(gpu), await wide(gpu)),
   'bf16, blocks recomputed': async () => equal(await wide(gpu, { checkpointActivations: true }), await wide(gpu)),
+  ...Object.fromEntries(
+    (
+      [
+        ['fp32', {}],
+        ['bf16', bf16],
+        ['fp16', fp16],
+        ['bf16, SGD', { ...bf16, optimizer: { type: 'SGD', params: { lr: 0.05, momentum: 0.9 } } }],
+      ] as const
+    ).map(([name, more]) => [
+      `${name}, optimizer on the host and not`,
+      async () => equal(await small(gpu, 50, { ...more, ...onHost(2) }), await small(gpu, 50, more)),
+    ]),
+  ),
+  'bf16, optimizer on the host, four micro-steps': async () =>
+    equal(
+      await small(gpu, steps, { ...bf16, ...onHost(2) }, { micro: 2 }),
+      await small(gpu, steps, bf16, { micro: 2 }),
+    ),
+  'checkpoints cross between an optimizer on the host and on the GPU': async () => {
+    const whole = await small(gpu, 9, bf16)
+    const losses: number[] = []
+    const norms: number[] = []
+    return await withFolder(async (folder) => {
+      for (const [more, until] of [
+        [bf16, 3],
+        [{ ...bf16, ...onHost(2) }, 6],
+        [bf16, 9],
+      ] as const) {
+        const model = smallModel()
+        const config = trainConfig({ train: 8, micro: 8 }, more)
+        const data = formulaSource(1000, 64, 256)
+        const part = await withHashedWeights(model, async (weights) => {
+          await using engine = await initialize({ model, weights, data, config, device: gpu, shuffle: false })
+          if (until > 3) await engine.load(folder)
+          const found = await curveOf(engine, until)
+          await engine.save(folder)
+          return found
+        })
+        losses.push(...part.losses)
+        norms.push(...part.norms)
+      }
+      return equal({ losses, norms }, whole)
+    })
+  },
   'checkpoints cross between CPU and GPU': async () => {
     const options = (device: DeviceName): InitializeOptions => {
       const model = smallModel()
@@ -179,6 +245,36 @@ const zero = (stage: number): DeepSpeedConfig => ({
   zero_optimization: { stage: stage as 0, stage3_param_persistence_threshold: 100 },
 })
 
+/** A run whose second rank is struck at two steps, by what it did last at each step, against one that nothing strikes. */
+async function struck(gpu: DeviceName, more: DeepSpeedConfig): Promise<Omit<TrainingFinding, 'check'>> {
+  const count = 12
+  const run = (options: Partial<InitializeOptions> = {}) => {
+    const model = smallModel()
+    const config = trainConfig({ train: 8, micro: 4 }, more)
+    return withHashedWeights(model, async (weights) => {
+      const data = formulaSource(1000, 64, 256)
+      const given = { model, weights, data, config, device: gpu, ranks: 2, shuffle: false, ...options }
+      await using engine = await initialize(given)
+      const recovered: string[] = []
+      const [losses, norms] = [new Array<number>(count), new Array<number>(count)]
+      engine.events$.subscribe((event) => {
+        if (event.type === 'restart') recovered.push(event.source)
+        if (event.type !== 'step') return
+        losses[event.step - 1] = event.loss
+        norms[event.step - 1] = event.grad_norm
+      })
+      await engine.train({ steps: count })
+      return { losses, norms, recovered }
+    })
+  }
+  return await withFolder(async (folder) => {
+    const chaos = 'kill:rank=1@step=5,throw:rank=1@step=9'
+    const hit = await run({ chaos, restarts: 2, checkpoints: { folder, every: 3 } })
+    const { ok, got } = equal(hit, await run())
+    return { ok: ok && hit.recovered.length === 2, got: `${got}; recovered from ${hit.recovered.join(', ')}` }
+  })
+}
+
 const onTwo = (gpu: DeviceName): Checks => ({
   'two GPUs, fp32 against two ranks of the CPU': async () =>
     near(await small(gpu, steps, zero(2), { ranks: 2 }), await small('cpu', steps, zero(2), { ranks: 2 }), 1e-4),
@@ -207,6 +303,19 @@ const onTwo = (gpu: DeviceName): Checks => ({
       },
     ]),
   ),
+  ...Object.fromEntries(
+    ([0, 1, 2, 3] as const).map((stage) => [
+      `two GPUs, bf16, ZeRO ${stage}: optimizer on the host and not`,
+      async () =>
+        equal(
+          await small(gpu, 50, { ...bf16, ...onHost(stage) }, { ranks: 2 }),
+          await small(gpu, 50, { ...bf16, ...zero(stage) }, { ranks: 2 }),
+        ),
+    ]),
+  ),
+  'two GPUs, ZeRO 0, a rank fails twice': () => struck(gpu, { ...bf16, ...zero(0) }),
+  'two GPUs, ZeRO 2, a rank fails twice': () => struck(gpu, { ...bf16, ...zero(2) }),
+  'two GPUs, ZeRO 2, optimizer on the host, a rank fails twice': () => struck(gpu, { ...bf16, ...onHost(2) }),
   'two GPUs, repeated': async () => {
     const run = () => small(gpu, steps, { ...bf16, ...zero(3) }, { ranks: 2, micro: 2 })
     return equal(await run(), await run())

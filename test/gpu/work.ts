@@ -1,6 +1,6 @@
 // One piece of work of the GPU suite, in a process of its own: a kernel that breaks the device's context breaks nothing else. The request
 // comes as JSON in the first argument, each finding goes out as a line of JSON.
-import { ceilings } from './ceilings.js'
+import { ceilings, hostRates } from './ceilings.js'
 import { kernels } from './kernels.js'
 import { compareOps } from './ops.js'
 import { trainAndTime } from './speed.js'
@@ -14,6 +14,7 @@ const works: Readonly<Record<string, (request: never, tell: Tell) => Promise<voi
   training: checkTraining,
   speed: trainAndTime,
   ceilings,
+  host: hostRates,
   kernels,
 }
 

@@ -165,6 +165,26 @@ for (const device of devices) {
     })
   })
 
+  test(`${device}: runs asked for ahead read io as it stood then, and each one's results are told before the next one's`, async (t) => {
+    const writer = new ProgramWriter()
+    const [x, y] = [writer.tensor([1], 'f32', 'io'), writer.tensor([1], 'f32', 'io')]
+    const sum = writer.tensor([1])
+    writer.add('add', [sum, x], [sum]).add('copy', [sum], [y])
+    await withRank(device, writer.arenas, async (rank) => {
+      const program = rank.load(writer.encode())
+      const io = new Float32Array(rank.io)
+      const at = (tensor: number): number => writer.tensors[tensor]!.byteOffset / 4
+      const told: number[] = []
+      const runs = [1, 10, 100, 1000].map((value) => {
+        io[at(x)] = value
+        return rank.run(program, none, { written: () => told.push(io[at(y)]!) })
+      })
+      t.deepEqual(told, [])
+      await Promise.all(runs)
+      t.deepEqual(told, [1, 11, 111, 1111])
+    })
+  })
+
   test(`${device}: programs that do not fit are refused in one sentence`, async (t) => {
     const arenas = arenaSizes({ activations: 1024, io: 64 })
     const refuse = async (message: RegExp, write: (writer: ProgramWriter) => void): Promise<void> => {

@@ -4,7 +4,7 @@ import { activationKinds } from '../../kernels/ops/activation.js'
 import { type Attributes, elements } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
 import type { FusionName } from '../../kernels/ops/fusion.js'
-import { type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
+import { candidates, type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
 
 export interface OpCase {
   readonly op: string
@@ -471,14 +471,15 @@ function* fillCases(): Generator<OpCase> {
 }
 
 function* optimizerCases(): Generator<OpCase> {
-  const adamRoles = {
-    learning_rate: 1e-3,
-    beta1: 0.9,
-    beta2: 0.999,
-    correction1: 1 - 0.9 ** 3,
-    correction2: 1 - 0.999 ** 3,
-  }
-  const control = (finite = 1) => tensorOf('f64', [4], [2.5, 0.37, finite, 0])
+  const adamRolesAt = (step: number) => ({
+    learning_rate: 1e-3 * step,
+    beta1: 0.9 - 0.01 * step,
+    beta2: 0.999 - 0.001 * step,
+    correction1: 1 - 0.9 ** step,
+    correction2: 1 - 0.999 ** step,
+  })
+  const adamRoles = candidates(adamRolesAt(3), adamRolesAt(4))
+  const control = (finite = 1, candidate = 0) => tensorOf('f64', [4], [2.5, 0.37, finite, candidate])
   for (const [length, shards, rank, whole] of [
     [4096, 1, 0, false],
     [4096, 2, 1, false],
@@ -500,7 +501,7 @@ function* optimizerCases(): Generator<OpCase> {
       yield opCase(
         'adam',
         `${title} ${decoupled ? 'decoupled' : 'L2'}`,
-        (r) => [master(r), operand(r), r.wide([part]), squares(r), control()],
+        (r) => [master(r), operand(r), r.wide([part]), squares(r), control(1, decoupled)],
         {
           attributes: { decoupled, epsilon: 1e-8, weight_decay: 0.1, length, shards, ranges },
           roles: adamRoles,
@@ -537,10 +538,10 @@ function* optimizerCases(): Generator<OpCase> {
       yield opCase(
         'sgd',
         `${title} ${flags({ momentum, nesterov, first })}`,
-        (r) => [master(r), operand(r), momentum ? r.wide([part]) : null, control()],
+        (r) => [master(r), operand(r), momentum ? r.wide([part]) : null, control(1, nesterov)],
         {
           attributes: { momentum, dampening: 0.2, nesterov, weight_decay: 0.01, length, shards, ranges },
-          roles: { learning_rate: 0.05, first },
+          roles: candidates({ learning_rate: 0.05, first }, { learning_rate: 0.04, first: 0 }),
           ...place,
         },
       )
@@ -571,7 +572,49 @@ function* optimizerCases(): Generator<OpCase> {
     const attributes = { length: 64, dtype: dtypeNumbers.indexOf(dtype), gaps }
     yield opCase('bucket', `gaps in ${dtype}`, () => [], { attributes })
   }
-  yield opCase('scalar', 'times a factor', () => [], { attributes: { factor: 0.3 }, roles: { value: 65536 } })
+}
+
+/** The state that steps hand on, wherever it may stand, under each rule. */
+function* stepCases(): Generator<OpCase> {
+  for (const scale of [65536, 3, 2 ** -20])
+    yield opCase('loss_scale', `${scale} times a factor`, () => [tensorOf('f64', [8], [scale, 1, -1, 2, 1, 0, 0, 0])], {
+      attributes: { factor: 0.3 },
+    })
+  const rules = [
+    { skips: 0, dynamic: 0, window: 1, hysteresis: 1, consecutive: 0, least: 1, most: 2 ** 32 },
+    { skips: 1, dynamic: 0, window: 1, hysteresis: 1, consecutive: 0, least: 1, most: 2 ** 32 },
+    { skips: 1, dynamic: 1, window: 1, hysteresis: 1, consecutive: 0, least: 1, most: 2 ** 32 },
+    { skips: 1, dynamic: 1, window: 3, hysteresis: 2, consecutive: 0, least: 3, most: 2 ** 32 },
+    { skips: 1, dynamic: 1, window: 2, hysteresis: 3, consecutive: 1, least: 0.25, most: 2 ** 20 },
+  ]
+  const states = [
+    [65536, 0, -1, 2, 0, 0, 0, 0],
+    [4, 7, 3, 1, 5, 0, 0, 0],
+    [3, 7, 0, 1, 5, 0, 0, 0],
+    [2 ** 32, 2 ** 40 + 1, 2 ** 40 - 5, 3, 2 ** 40 - 9, 0, 0, 0],
+    [2 ** 20, 12, 7, 2, 10, 1, 0, 0],
+    [0.25, 9, 8, 1, 4, 1, 0, 0],
+  ]
+  for (const [r, attributes] of rules.entries()) {
+    for (const [s, state] of states.entries()) {
+      for (const [finite, ahead, follows] of [
+        [1, 0, 0],
+        [0, 0, 0],
+        [1, 1, 1],
+        [0, 1, 1],
+        [1, 2, 1],
+        [1, -1, 0],
+      ] as const) {
+        const how = flags({ finite, 'one update ahead': ahead === 1, 'another ahead': ahead * (ahead - 1), follows })
+        yield opCase(
+          'step_control',
+          `rule ${r}, state ${s}, ${how}`,
+          () => [tensorOf('f64', [4], [finite ? 2.5 : Infinity, 0.37, finite, 0]), tensorOf('f64', [8], state)],
+          { attributes, roles: { taken: state[4]! - ahead, follows } },
+        )
+      }
+    }
+  }
 }
 
 export const opCases: readonly OpCase[] = [
@@ -586,4 +629,5 @@ export const opCases: readonly OpCase[] = [
   ...embeddingCases(),
   ...fillCases(),
   ...optimizerCases(),
+  ...stepCases(),
 ]

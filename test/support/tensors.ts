@@ -82,6 +82,12 @@ export class RandomTensors {
 }
 
 /** Runs one op on the reference kernels and returns its outputs; inputs that the op updates in place are copied first. */
+/** The scalars of an update, now and where one update more was made. */
+export const candidates = (now: ScalarRoles, next: ScalarRoles = now): ScalarRoles => ({
+  ...now,
+  ...Object.fromEntries(Object.entries(next).map(([role, value]) => [`${role}_next`, value])),
+})
+
 export function runReference(
   op: string,
   inputs: readonly Operand[],

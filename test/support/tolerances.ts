@@ -309,7 +309,6 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
   embedding_backward: 'bits',
   arange: 'bits',
   fill: 'bits',
-  scalar: 'bits',
   bucket: 'bits',
   initialize_constant: 'bits',
   /** The logarithm, sine and cosine of two libraries differ in their last float64 bit. */
@@ -318,6 +317,8 @@ export const tolerances: Readonly<Record<string, Tolerance>> = {
   sgd: 'bits',
   norm_chunks: 'bits',
   clip_control: 'bits',
+  loss_scale: 'bits',
+  step_control: 'bits',
 }
 
 /** A product may be rounded to 16 bits before bias and residual are added, and the first sum before the second. */

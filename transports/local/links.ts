@@ -29,13 +29,16 @@ export type ThreadWord =
 const batch = 256
 /** Letters written before the receiver is told. */
 const unpublishedLetters = 64
-/** Of {@link Spin}: work that comes within this many milliseconds comes fast, so long is looked for it, and so many tries are left out at most. */
+/** Of {@link Spin}: work that comes within this many milliseconds comes fast, so long is looked for it. */
 const soonMs = 0.05
 const spinMs = 0.02
+/** Of {@link Tries}: so many are left out at most. */
 const mostSkips = 16
 /** A thread looks this long for the reply to its ask; where it had to wake the other, which may wait for its core, not so long. */
 const replyMs = 0.2
 const wokenReplyMs = 0.05
+/** A reply that took longer would have come by a bell as well. */
+const lateMs = 0.5
 /** Replies looked for before the event loop turns, while asks follow each other. */
 const mostQuickLooks = 32
 /** Looks at the rings in one turn that finds nothing, where the core is not offered to others between two. */
@@ -60,27 +63,24 @@ interface Link {
   readonly in: WireIn
   /** Letters that the other end was not told of. */
   untold: number
+  /** Whether to look for its replies, which may take long, and whether it is done just now. */
+  readonly replies: Tries
+  expected: boolean
   roomWaiters: (() => void)[]
 }
 
 const isAside = (message: { readonly kind: string }): message is Aside =>
   message.kind === 'large' || message.kind === 'arena' || message.kind === 'share'
 
-/**
- * How long a thread looks for more work after work, in milliseconds: not at all, so that whoever shares its core can run, unless work
- * comes so fast that it is cheaper to look for it than to be woken. Where that was in vain, the next tries are ever further apart.
- */
-class Spin {
-  ms = 0
+/** Whether to try what pays at times: where it was in vain, the next tries are ever further apart. */
+class Tries {
   private skips = 0
   private backoff = 1
 
-  /** It was woken after so many milliseconds without work. */
-  woken(idleMs: number): void {
-    this.ms = 0
-    if (idleMs >= soonMs) return
-    if (this.skips > 0) this.skips--
-    else this.ms = spinMs
+  worth(): boolean {
+    if (this.skips === 0) return true
+    this.skips--
+    return false
   }
 
   paid(): void {
@@ -88,10 +88,32 @@ class Spin {
   }
 
   inVain(): void {
-    if (this.ms === 0) return
-    this.ms = 0
     this.skips = this.backoff
     this.backoff = Math.min(this.backoff * 2, mostSkips)
+  }
+}
+
+/**
+ * How long a thread looks for more work after work, in milliseconds: not at all, so that whoever shares its core can run, unless work
+ * comes so fast that it is cheaper to look for it than to be woken.
+ */
+class Spin {
+  ms = 0
+  private readonly tries = new Tries()
+
+  /** It was woken after so many milliseconds without work. */
+  woken(idleMs: number): void {
+    this.ms = idleMs < soonMs && this.tries.worth() ? spinMs : 0
+  }
+
+  paid(): void {
+    this.tries.paid()
+  }
+
+  inVain(): void {
+    if (this.ms === 0) return
+    this.ms = 0
+    this.tries.inVain()
   }
 }
 
@@ -139,6 +161,8 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       out: new WireOut(memory.out, port, maxMessageBytes, refHost),
       in: new WireIn(memory.in, host, pull, refHost, inbox()),
       untold: 0,
+      replies: new Tries(),
+      expected: false,
       roomWaiters: [],
     }
     this.byHost[host] = link
@@ -171,7 +195,10 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     if (!link) return false
     if (envelope.kind === 'letter') {
       link.out.letter(envelope.to, envelope.life, envelope.from, envelope.message, envelope.ask)
-      this.patience = this.publish(link) ? wokenReplyMs : replyMs
+      const woken = this.publish(link)
+      if (!link.replies.worth()) return true
+      link.expected = true
+      this.patience = woken ? wokenReplyMs : replyMs
       this.expectReply()
     } else {
       link.out.letters.publish()
@@ -312,7 +339,10 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
   /** Reads a batch and moves what waits to go out. True: there was something. */
   private serve(link: Link): boolean {
     const read = link.in.drain(batch)
-    if (read > 0) this.release(link)
+    if (read > 0) {
+      this.release(link)
+      if (link.expected) this.judge(link)
+    }
     const { letters, control } = link.out
     if (letters.waiting > 0) this.publish(link)
     if (control.waiting > 0 && control.publish()) this.bells.ring(link.host)
@@ -322,6 +352,13 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
       for (const resolve of waiters) resolve()
     }
     return read > 0
+  }
+
+  /** Whether looking for a link's reply was worth it: not so where others had this core meanwhile. */
+  private judge(link: Link): void {
+    link.expected = false
+    if (this.pumping && (this.idleSince === 0 || performance.now() - this.idleSince < lateMs)) link.replies.paid()
+    else link.replies.inVain()
   }
 
   /** Gives the room of what was read back. */
@@ -353,6 +390,7 @@ export class Links<Word extends { readonly kind: string }> implements Transport 
     }
     this.pumping = false
     if (this.patience === this.spin.ms) this.spin.inVain()
+    for (const link of this.links) if (link.expected) this.judge(link)
     this.bells.sleep()
     return true
   }

@@ -1,5 +1,6 @@
 // One rank's graph under construction: state inputs on demand, values of the source graph mapped, ZeRO-3 gathers, placements noted.
-import { type DType, elements } from '../../../kernels/ops/definition.js'
+import { type DType, dtypeBytes, elements, type TensorType } from '../../../kernels/ops/definition.js'
+import { stepState } from '../../../kernels/ops/step.js'
 import { type Graph, GraphBuilder, type Node, type Origin, type Value } from '../ir.js'
 import { planGathers } from './gathers.js'
 import type { Unit } from './layout.js'
@@ -46,14 +47,22 @@ export class Build {
 
   constructor(readonly sharding: Sharding) {}
 
-  #state(name: string, length: number, dtype: DType): Value {
+  #input(name: string, type: TensorType): Value {
     const existing = this.#inputs.get(name)
     if (existing) return existing
-    const value = this.builder.input(name, 'state', { shape: [length], dtype })
+    const value = this.builder.input(name, 'state', type)
     this.#inputs.set(name, value)
     return value
   }
 
+  #state(name: string, length: number, dtype: DType): Value {
+    return this.#input(name, { shape: [length], dtype })
+  }
+
+  /** What steps hand on: kernels/ops/step.ts. */
+  get step(): Value {
+    return this.#input('optimizer/step', stepState)
+  }
   /** What the forward reads. */
   parameter(unit: Unit): Value {
     return this.#state(`parameters/${unit.name}`, this.sharding.lengthIn('parameters', unit), unit.dtype)
@@ -69,6 +78,25 @@ export class Build {
   state(name: string, unit: Unit): Value {
     return this.#state(`optimizer/${name}/${unit.name}`, this.sharding.lengthIn('optimizer', unit), 'f32')
   }
+  /** Of an optimizer on the host: its gradients, the control of the step and the weights that go back to the device. */
+  readonly host = {
+    gradient: (unit: Unit): Value =>
+      this.#state(
+        `optimizer/incoming/${unit.name}`,
+        this.sharding.lengthIn('gradients', unit),
+        this.sharding.accumulatorDType(unit),
+      ),
+    control: (): Value => this.#state('optimizer/control', 4, 'f64'),
+    weights: (unit: Unit): Value =>
+      unit.dtype === 'f32'
+        ? this.master(unit)
+        : this.#state(`optimizer/outgoing/${unit.name}`, this.sharding.lengthIn('optimizer', unit), unit.dtype),
+  }
+  /** Room on the device for a slice of any unit; there are a few of them. */
+  landing(number: number): Value {
+    const bytes = this.sharding.layout.units.map((unit) => unit.shard * dtypeBytes[unit.dtype])
+    return this.#state(`buckets/landing.${number}`, Math.max(...bytes), 'u8')
+  }
   persistent(unit: Unit): Value {
     return this.#state(`gathered/${unit.name}`, unit.length, unit.dtype)
   }
@@ -82,6 +110,13 @@ export class Build {
     const fixed = !value.node || this.#placements.has(value) || ['slice', 'reshape'].includes(value.node.op)
     const target = fixed ? this.builder.emit('copy', [value], {}, value.node?.origin ?? update)[0]! : value
     this.#placements.set(target, { base, byteOffset })
+  }
+
+  /** Copies a value to `base`, which is of its type or bytes. */
+  copy(value: Value, base: Value, origin: Origin = update): Value {
+    const [copied] = this.builder.emit('copy', [value], {}, origin)
+    this.place(copied!, base, 0)
+    return copied!
   }
 
   /** Makes a value readable by the host under `name`. Large ones stay where they are; the plan binds them. */
@@ -102,6 +137,7 @@ export class Build {
     const names = new Map<Value, string>()
     for (const { name, kind, value } of graph.inputs) {
       if (kind === 'parameter') names.set(value, name)
+      else if (kind === 'state') this.#values.set(value, this.step)
       else this.#values.set(value, this.builder.input(`io/${name}`, kind, value.type))
     }
     // Views of a unit are made where they are read, so that they follow the unit's present memory.

@@ -4,6 +4,7 @@ import { elements, showType } from '../../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import { normChunk } from '../../../kernels/ops/optimizer.js'
+import { maxLossScale } from '../../optim/index.js'
 import type { Graph, Origin, Value } from '../ir.js'
 import { Build, communication, type PlacedGraph, update } from './build.js'
 import { chunkOrder, type Unit } from './layout.js'
@@ -16,6 +17,9 @@ export interface Initializer {
   readonly op: 'initialize_normal' | 'initialize_constant'
   readonly attributes: Readonly<Record<string, number>>
 }
+
+/** How many slices of weights may be on their way from the host to a gather. */
+const landings = 3
 
 /** Builds the graphs of one rank. */
 export class Partitioner {
@@ -32,8 +36,7 @@ export class Partitioner {
   /** One micro-step: forward, backward, reduction into the accumulator and, in `only` and `last`, norm, clip and update. */
   microStep(joint: Graph, which: MicroStep): PlacedGraph {
     const build = new Build(this.sharding)
-    const fresh = which === 'only' || which === 'first'
-    const reduction = new Reduction(build, this.sharding, joint, fresh)
+    const reduction = new Reduction(build, this.sharding, joint, which)
     build.body(joint, reduction)
     build.expose('loss', build.map(joint.outputs.find((output) => output.name === 'loss')!.value))
     if (which === 'only' || which === 'last') this.#update(build)
@@ -52,16 +55,18 @@ export class Partitioner {
         const { op, attributes } = initializers.get(name)!
         builder.emit(op, [target], { start, count, shards, ...attributes }, { ...update, module: name })
       }
-      if (unit.dtype !== 'f32') this.#copyDown(build, unit, target)
+      const { offload } = this.sharding.options
+      if (offload) build.copy(target, build.master(unit))
+      if (unit.dtype !== 'f32' || offload) this.#copyDown(build, unit, target)
     }
     this.#regather(build)
     return build.finish()
   }
 
-  /** f32 memory in which a unit's initial values are drawn: where they stay, or without masters a buffer. */
+  /** f32 memory in which a unit's initial values are drawn: where they stay or, without masters on the device, a buffer. */
   #drawn(build: Build, unit: Unit): Value {
     const target = build.master(unit)
-    if (target.type.dtype === 'f32') return target
+    if (target.type.dtype === 'f32' && !this.sharding.options.offload) return target
     const [length] = target.type.shape as [number]
     return build.builder.emit('bucket', [], { length, gaps: [0, length] }, update)[0]!
   }
@@ -70,25 +75,32 @@ export class Partitioner {
   refresh(): PlacedGraph {
     const build = new Build(this.sharding)
     for (const unit of this.sharding.layout.units) {
-      if (this.sharding.hasMaster(unit)) this.#copyDown(build, unit, build.master(unit))
+      if (!this.sharding.hasMaster(unit)) continue
+      const master = build.master(unit)
+      const { offload } = this.sharding.options
+      this.#copyDown(build, unit, offload ? build.builder.emit('copy', [master], {}, update)[0]! : master)
     }
     this.#regather(build)
     return build.finish()
   }
 
-  /** Makes a unit's 16-bit parameter from f32 values, whole or this rank's slice. */
+  /** Makes a unit's parameter from f32 values on the device, whole or this rank's slice. */
   #copyDown(build: Build, unit: Unit, values: Value): void {
     const parameter = build.parameter(unit)
     const origin: Origin = { ...update, module: unit.name }
     const dtype = dtypeNumbers.indexOf(unit.dtype)
-    const [copy] = build.builder.emit('cast', [values], { dtype }, origin)
-    if (showType(copy!.type) === showType(parameter.type)) {
-      build.place(copy!, parameter, 0)
-      return
-    }
+    const copy = unit.dtype === 'f32' ? values : build.builder.emit('cast', [values], { dtype }, origin)[0]!
+    // A step that updates nothing sends back what lies there.
+    if (this.sharding.options.offload && unit.dtype !== 'f32') build.copy(copy, build.host.weights(unit))
+    if (showType(copy.type) === showType(parameter.type)) build.place(copy, parameter, 0)
+    else this.#gatherInto(build, unit, copy)
+  }
+
+  #gatherInto(build: Build, unit: Unit, slice: Value): void {
     const { ranks } = this.sharding.options
-    const gathering: Origin = { ...communication, module: unit.name }
-    build.place(build.builder.emit('all_gather', [copy!], { ranks, whole: 0 }, gathering)[0]!, parameter, 0)
+    const origin: Origin = { ...communication, module: unit.name }
+    const [full] = build.builder.emit('all_gather', [slice], { ranks, whole: 0 }, origin)
+    build.place(full!, build.parameter(unit), 0)
   }
 
   #regather(build: Build): void {
@@ -104,15 +116,9 @@ export class Partitioner {
 
   #update(build: Build): void {
     const { layout, options } = this.sharding
-    const { optimizer, ranks, stage } = options
+    const { ranks } = options
     const { builder } = build
     const { sliced } = this.sharding
-    if (ranks > 1 && stage === 0) {
-      for (const unit of layout.units) {
-        const whole = build.gradient(unit)
-        build.place(builder.emit('all_gather', [whole], { ranks, whole: 1 }, communication)[0]!, whole, 0)
-      }
-    }
 
     const shards = sliced.optimizer ? ranks : 1
     const length = layout.length / shards / normChunk
@@ -123,38 +129,92 @@ export class Partitioner {
       build.place(chunks!, sums!, (unit.start / shards / normChunk) * 8)
     }
     const all = shards > 1 ? builder.emit('all_gather', [sums!], { ranks, whole: 0 }, communication)[0]! : sums!
-    const ranges = chunkOrder(layout, shards)
-    const { lossScale } = options
-    const scale = lossScale === undefined ? null : builder.emit('scalar', [], { factor: 1 }, update, [lossScale])[0]!
-    const [control] = builder.emit('clip_control', [all, scale], { max_norm: options.clipping, ranges }, update)
-    build.expose('control', control!)
+    const control = this.#control(build, all, chunkOrder(layout, shards))
 
+    if (options.offload) this.#updateOnHost(build, control, shards)
+    else this.#updateOnDevice(build, control, shards)
+  }
+
+  /** Units in the order of the forward, each gather behind its updates: what the next forward reads first comes first. */
+  #updateOnDevice(build: Build, control: Value, shards: number): void {
+    const { layout, options, sliced } = this.sharding
     let waiting: Unit[] = []
-    const gather = (): void => {
-      for (const unit of waiting) this.#gatherUpdated(build, unit)
-      waiting = []
-    }
     for (const unit of layout.units) {
-      this.#updateUnit(build, unit, control!, shards)
-      const shared = optimizer.kind === 'sgd' && this.sharding.hasMaster(unit) && !sliced.parameters
-      if (!sliced.optimizer || shared) continue
       const size = waiting.reduce((sum, other) => sum + other.length, 0)
-      if (size + unit.length > options.allgatherBucketSize) gather()
-      waiting.push(unit)
+      if (size + unit.length > options.allgatherBucketSize) waiting = this.#gatherUpdated(build, waiting)
+      this.#updateUnit(build, unit, control, shards)
+      const shared = options.optimizer.kind === 'sgd' && this.sharding.hasMaster(unit) && !sliced.parameters
+      if (sliced.optimizer && !shared) waiting.push(unit)
     }
-    gather()
+    this.#gatherUpdated(build, waiting)
+  }
+
+  /**
+   * The same on the host, whose gradients have come with the backward: units in the order of the forward, and while one is updated the
+   * weights of the one before go back to the device.
+   */
+  #updateOnHost(build: Build, control: Value, shards: number): void {
+    const { units } = this.sharding.layout
+    const told = build.copy(control, build.host.control())
+    units.forEach((unit, u) => {
+      this.#updateUnit(build, unit, told, shards)
+      if (u > 0) this.#land(build, units[u - 1]!)
+    })
+    this.#land(build, units.at(-1)!)
+  }
+
+  /** Brings a unit's updated weights from the host to all that hold them. */
+  #land(build: Build, unit: Unit): void {
+    const weights = build.host.weights(unit)
+    const parameter = build.parameter(unit)
+    const origin: Origin = { ...communication, module: unit.name }
+    if (showType(weights.type) !== showType(parameter.type)) {
+      this.#gatherInto(build, unit, build.copy(weights, build.landing(unit.index % landings), origin))
+      return
+    }
+    build.copy(weights, parameter, origin)
+    if (this.sharding.sliced.parameters && unit.persistent) this.#gatherPersistent(build, unit)
+  }
+
+  /** What the update does, from all chunk sums and from what earlier steps hand on. */
+  #control(build: Build, sums: Value, ranges: readonly number[]): Value {
+    const { builder } = build
+    const { clipping, overflow } = this.sharding.options
+    const { dynamic, window, hysteresis, consecutiveHysteresis, min } = overflow.lossScale
+    const scale = overflow.scales ? builder.emit('loss_scale', [build.step], { factor: 1 }, update)[0]! : null
+    const [found] = builder.emit('clip_control', [sums, scale], { max_norm: clipping, ranges }, update)
+    const [control, step] = builder.emit(
+      'step_control',
+      [found!, build.step],
+      {
+        skips: Number(overflow.skips),
+        dynamic: Number(dynamic),
+        window,
+        hysteresis,
+        consecutive: Number(consecutiveHysteresis),
+        least: min,
+        most: maxLossScale,
+      },
+      update,
+    )
+    build.expose('control', control!)
+    builder.output('step', step!)
+    return control!
   }
 
   #updateUnit(build: Build, unit: Unit, control: Value, shards: number): void {
-    const { optimizer } = this.sharding.options
+    const { optimizer, offload } = this.sharding.options
+    const gradient = offload ? build.host.gradient(unit) : build.gradient(unit)
+    const weights = offload ? build.host.weights(unit) : build.parameter(unit)
+    const rounds = this.sharding.hasMaster(unit) && unit.dtype !== 'f32'
     optimizer.groups.forEach((group, g) => {
       const names = new Set(group.names)
       const own = unit.parameters.filter((slot) => names.has(slot.name))
       if (own.length === 0) return
       const states = optimizerStates(optimizer).map((state) => build.state(state, unit))
       const operands = optimizer.kind === 'sgd' && states.length === 0 ? [null] : states
-      const copy = optimizer.kind === 'adam' && this.sharding.hasMaster(unit) ? [build.parameter(unit)] : []
-      const inputs = [build.master(unit), build.gradient(unit), ...operands, control, ...copy]
+      const copy = optimizer.kind === 'adam' && rounds ? [weights] : []
+      const inputs = [build.master(unit), gradient, ...operands, control, ...copy]
       const attributes = {
         ...optimizer.attributes,
         weight_decay: group.weightDecay,
@@ -166,21 +226,31 @@ export class Partitioner {
       build.builder.emit(optimizer.kind, inputs, attributes, { ...update, module: unit.name }, roles)
     })
     // SGD has no pass of its own for the copy.
-    if (optimizer.kind === 'sgd' && this.sharding.hasMaster(unit)) this.#copyDown(build, unit, build.master(unit))
-  }
-
-  /** Shares this rank's updated slice of a unit with those that hold the unit whole. */
-  #gatherUpdated(build: Build, unit: Unit): void {
-    if (this.sharding.sliced.parameters) {
-      if (unit.persistent) this.#gatherPersistent(build, unit)
+    if (optimizer.kind !== 'sgd' || !rounds) return
+    if (!offload) {
+      this.#copyDown(build, unit, build.master(unit))
       return
     }
-    const whole = build.parameter(unit)
-    const { ranks } = this.sharding.options
+    const dtype = dtypeNumbers.indexOf(unit.dtype)
     build.place(
-      build.builder.emit('all_gather', [whole], { ranks, whole: 1 }, { ...communication, module: unit.name })[0]!,
-      whole,
+      build.builder.emit('cast', [build.master(unit)], { dtype }, { ...update, module: unit.name })[0]!,
+      weights,
       0,
     )
+  }
+
+  /** Shares this rank's updated slices of units with those that hold the units whole; then none waits. */
+  #gatherUpdated(build: Build, units: readonly Unit[]): [] {
+    const { ranks } = this.sharding.options
+    for (const unit of units) {
+      if (this.sharding.sliced.parameters) {
+        if (unit.persistent) this.#gatherPersistent(build, unit)
+        continue
+      }
+      const whole = build.parameter(unit)
+      const origin: Origin = { ...communication, module: unit.name }
+      build.place(build.builder.emit('all_gather', [whole], { ranks, whole: 1 }, origin)[0]!, whole, 0)
+    }
+    return []
   }
 }

@@ -6,13 +6,16 @@ import { opNamed } from '../../../kernels/ops/index.js'
 import type { Graph, Node, Value } from '../ir.js'
 import { type Build, communication, groupBy, type NodeHooks } from './build.js'
 import { gapsOf, type Unit } from './layout.js'
-import type { Sharding } from './sharding.js'
+import type { MicroStep, Sharding } from './sharding.js'
 
 /** Sends gradients to their owners as the backward makes them, bucket by bucket. */
 export class Reduction implements NodeHooks {
   readonly #build: Build
   readonly #sharding: Sharding
+  /** The first gradients of a step: they replace the accumulator. */
   readonly #fresh: boolean
+  /** The last gradients of a step: whoever needs them gets them now. */
+  readonly #final: boolean
   /** For each gradient value of the joint graph, where it goes. */
   readonly #targets = new Map<Value, { unit: Unit; start: number }[]>()
   readonly #buckets: { units: Unit[]; firstNode: Node; lastNode: Node }[]
@@ -20,10 +23,11 @@ export class Reduction implements NodeHooks {
   readonly #first: Map<Node, { units: Unit[] }[]>
   readonly #last: Map<Node, { units: Unit[] }[]>
 
-  constructor(build: Build, sharding: Sharding, joint: Graph, fresh: boolean) {
+  constructor(build: Build, sharding: Sharding, joint: Graph, step: MicroStep) {
     this.#build = build
     this.#sharding = sharding
-    this.#fresh = fresh
+    this.#fresh = step === 'only' || step === 'first'
+    this.#final = step === 'only' || step === 'last'
     const { layout, options } = sharding
     const order = new Map(joint.nodes.map((node, i) => [node, i]))
     const gradients = new Map(joint.outputs.map(({ name, value }) => [name, value]))
@@ -103,7 +107,29 @@ export class Reduction implements NodeHooks {
         this.#build.place(this.#build.map(output), base, byteOffset + dtypeBytes[output.type.dtype] * start)
       }
     }
-    for (const { units } of this.#last.get(node) ?? []) for (const unit of units) this.#reduce(unit)
+    for (const { units } of this.#last.get(node) ?? []) {
+      for (const unit of units) {
+        this.#reduce(unit)
+        if (!this.#final) continue
+        this.#share(unit)
+        if (this.#sharding.options.offload)
+          this.#build.copy(this.#build.gradient(unit), this.#build.host.gradient(unit))
+      }
+    }
+  }
+
+  /** Where each rank updates all of a unit, it gets the sums of the others. */
+  #share(unit: Unit): void {
+    const { ranks } = this.#sharding.options
+    const whole = this.#build.gradient(unit)
+    if (ranks === 1 || this.#sharding.sliced.gradients) return
+    const [full] = this.#build.builder.emit(
+      'all_gather',
+      [whole],
+      { ranks, whole: 1 },
+      { ...communication, module: unit.name },
+    )
+    this.#build.place(full!, whole, 0)
   }
 
   #reduce(unit: Unit): void {

@@ -1,6 +1,7 @@
 // What each ZeRO stage slices (arXiv 1910.02054): 0 keeps everything whole; 1 slices optimizer states, 2 gradients too, 3 parameters too.
 // Here each micro-step's gradients go to their owners as they are made, so from stage 1 on nobody would read a whole accumulator, and
 // stages 1 and 2 are the same. (DeepSpeed's stage 1 adds up whole gradients and reduces them once a step.)
+import type { LossScaleSpec } from '../../optim/index.js'
 import type { GatherOptions } from './gathers.js'
 import type { FlatLayout, Unit, WeightDType } from './layout.js'
 
@@ -25,8 +26,18 @@ export interface PartitionOptions {
   readonly accumulation: WeightDType
   /** Whether f32 masters stand behind units in 16 bits: in training. */
   readonly masters: boolean
-  /** Name of the run-time scalar that gradients are multiplied by; absent: none. */
-  readonly lossScale?: string
+  /** ZeRO-Offload (arXiv 2101.06840): masters and states are kept and updated on the host, in training. */
+  readonly offload: boolean
+  readonly overflow: OverflowRule
+}
+
+/** What becomes of a step whose gradients are not finite. */
+export interface OverflowRule {
+  /** It is skipped; else nothing may follow it. */
+  readonly skips: boolean
+  /** Gradients are multiplied by the loss scale, and the update divides by it. */
+  readonly scales: boolean
+  readonly lossScale: LossScaleSpec
 }
 
 /** Parameters that are updated with the same settings; each group has scalars of its own (`learning_rate.0`, ...). */
@@ -80,9 +91,9 @@ export class Sharding {
     return unit.dtype === 'f32' ? 'f32' : this.options.accumulation
   }
 
-  /** Whether the optimizer keeps an f32 master of the unit. */
+  /** Whether the optimizer keeps an f32 master of the unit: also of one in f32 where it works on the host. */
   hasMaster(unit: Unit): boolean {
-    return this.options.masters && unit.dtype !== 'f32'
+    return this.options.masters && (unit.dtype !== 'f32' || this.options.offload)
   }
 }
 

@@ -45,7 +45,7 @@ test.serial('the second signal ends the process while a rank stalls', async (t) 
   await running.shows(/"step":2,/)
   await sleep(100)
   running.child.kill('SIGINT')
-  await running.shows(/leaving after this step/)
+  await running.shows(/leaving after the steps under way/)
   running.child.kill('SIGINT')
   const outcome = await running.outcome
   t.is(outcome.code, 130, outcome.stderr)

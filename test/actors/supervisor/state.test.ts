@@ -4,7 +4,7 @@ import type { StepReport } from '../../../actors/rank/protocol.js'
 import { combine } from '../../../actors/supervisor/state.js'
 
 const report = (losses: readonly number[], norm: number, finite = true): StepReport => {
-  return { losses, norm, finite, nativeSeconds: 0 }
+  return { losses, norm, finite, candidate: 0, nativeSeconds: 0 }
 }
 
 test('losses are added in the order of k = micro-step * world + rank', (t) => {

@@ -4,6 +4,8 @@ import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
 import { type Engine, initialize } from '../../../actors/engine/engine.js'
+import { byteLength } from '../../../kernels/ops/definition.js'
+import { stepState } from '../../../kernels/ops/step.js'
 import type { LanguageModel } from '../../../runtime/nn/language-model.js'
 import { countParameters, namedParameters } from '../../../runtime/nn/module.js'
 import { smallModel, sourceFor, trainConfig } from '../../support/training.js'
@@ -56,7 +58,7 @@ for (const stage of [0, 1, 2, 3] as const) {
       const elements = padded(model, ranks)
       t.is(arenas.parameters, (4 * elements) / share(3))
       t.is(arenas.gradients, (4 * elements) / share(1))
-      t.is(arenas.optimizer, (8 * elements) / share(1))
+      t.is(arenas.optimizer, (8 * elements) / share(1) + byteLength(stepState))
       const padding = elements / countParameters(model) - 1
       t.true(padding < 0.1, `padding is ${padding} of the parameters`)
       if (stage < 3 || ranks === 1) t.is(arenas.gathered, 0)

@@ -2,7 +2,7 @@
 import test, { type ExecutionContext } from 'ava'
 import type { Attributes } from '../../../kernels/ops/definition.js'
 import type { ReferenceTensor } from '../../../kernels/reference/index.js'
-import { runReference, tensorOf } from '../../support/tensors.js'
+import { candidates, runReference, tensorOf } from '../../support/tensors.js'
 
 const start = [0.5, -1.25, 2]
 const gradients = [
@@ -24,13 +24,18 @@ const adamSteps = (decoupled: number): ReferenceTensor => {
   let state = [vector(start), vector([0, 0, 0]), vector([0, 0, 0])]
   for (const [step, gradient] of gradients.entries()) {
     const [p, m, v] = state as [ReferenceTensor, ReferenceTensor, ReferenceTensor]
-    state = runReference('adam', [p, vector(gradient), m, v, unclipped], attributes, {
-      learning_rate: 0.01,
-      beta1: 0.9,
-      beta2: 0.99,
-      correction1: 1 - 0.9 ** (step + 1),
-      correction2: 1 - 0.99 ** (step + 1),
-    })
+    state = runReference(
+      'adam',
+      [p, vector(gradient), m, v, unclipped],
+      attributes,
+      candidates({
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.99,
+        correction1: 1 - 0.9 ** (step + 1),
+        correction2: 1 - 0.99 ** (step + 1),
+      }),
+    )
   }
   return state[0]!
 }
@@ -48,7 +53,7 @@ function sgdSteps(rule: Attributes): ReferenceTensor {
   for (const [step, gradient] of gradients.entries()) {
     const inputs = [state[0]!, vector(gradient), state[1] ?? null, unclipped]
     const roles = { learning_rate: 0.1, first: step === 0 ? 1 : 0 }
-    state = runReference('sgd', inputs, { ...flat, weight_decay: 0.01, ...rule }, roles)
+    state = runReference('sgd', inputs, { ...flat, weight_decay: 0.01, ...rule }, candidates(roles))
   }
   return state[0]!
 }

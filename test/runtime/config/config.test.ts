@@ -50,6 +50,7 @@ test('an almost empty configuration has the documented defaults and no notices',
       maxLiveParameters: 1e9,
       maxReuseDistance: 1e9,
       gather16bitWeightsOnModelSave: false,
+      offloadOptimizer: false,
     },
     precision: {
       dtype: 'f32',
@@ -87,6 +88,7 @@ test('acting keys arrive', (t) => {
       stage3_model_persistence_threshold: 8,
       max_live_parameters: 9,
       stage3_max_reuse_distance: 10,
+      offload_optimizer: { device: 'cpu' },
     },
   })
   t.deepEqual(config.notices, [])
@@ -120,6 +122,7 @@ test('acting keys arrive', (t) => {
     maxLiveParameters: 9,
     maxReuseDistance: 10,
     gather16bitWeightsOnModelSave: false,
+    offloadOptimizer: true,
   })
 })
 
@@ -298,8 +301,6 @@ test('keys whose own meaning has an "auto" keep it', (t) => {
 })
 
 const unsupported: [path: string, value: unknown][] = [
-  ['zero_optimization.offload_optimizer.device', 'cpu'],
-  ['zero_optimization.offload_param.device', 'nvme'],
   ['zero_optimization.zero_quantized_weights', true],
   ['zero_optimization.zero_quantized_gradients', true],
   ['zero_optimization.mics_shard_size', 2],
@@ -388,8 +389,16 @@ for (const [raw, same] of deprecated) {
   })
 }
 
-test('deprecated offload maps to the key that is not supported yet', (t) => {
-  t.is(failure({ zero_optimization: { cpu_offload: true } }).details.key, 'zero_optimization.offload_optimizer.device')
+test('what is not offloaded says why', (t) => {
+  const optimizer = failure(at('zero_optimization.offload_optimizer.device', 'nvme'))
+  t.regex(optimizer.message, /expected "none" or "cpu" \(only the memory of the host is served\), got "nvme"/)
+  const parameters = failure(at('zero_optimization.offload_param.device', 'cpu'))
+  t.regex(parameters.message, /expected "none" \(parameters stay where they are computed with; /)
+  t.deepEqual([optimizer.code, parameters.code], ['CONFIG_UNSUPPORTED', 'CONFIG_UNSUPPORTED'])
+})
+
+test('deprecated offload maps to the key that acts, or to the one that does not', (t) => {
+  t.true(resolve({ zero_optimization: { cpu_offload: true } }).zero.offloadOptimizer)
   t.is(
     failure({ zero_optimization: { cpu_offload_param: true } }).details.key,
     'zero_optimization.offload_param.device',
@@ -436,17 +445,19 @@ test('a full configuration: what is not supported is told by key, the rest resol
     checkpoint: { tag_validation: 'Fail' },
     steps_per_print: 50,
   }
+  const nowhere = { ...(full.zero_optimization as Raw), offload_param: { device: 'cpu' } }
   t.deepEqual(
-    failure(full).problems.map(({ code, key }) => [code, key]),
-    [['CONFIG_UNSUPPORTED', 'zero_optimization.offload_optimizer.device']],
+    failure({ ...full, zero_optimization: nowhere }).problems.map(({ code, key }) => [code, key]),
+    [['CONFIG_UNSUPPORTED', 'zero_optimization.offload_param.device']],
   )
-  const zero = { ...(full.zero_optimization as Raw), offload_optimizer: { device: 'none' } }
+  const zero = full.zero_optimization as Raw
   const config = resolve({ ...full, zero_optimization: zero })
   t.is(config.precision.dtype, 'bf16')
   t.deepEqual(config.batch, { train: 64, micro: 4, accumulation: 8, world: 2 })
   t.like(config.optimizer, { lr: 2e-5, betas: [0.9, 0.95], weightDecay: 0.1 })
   t.is(config.zero.stage, 3)
   t.true(config.zero.gather16bitWeightsOnModelSave)
+  t.true(config.zero.offloadOptimizer)
   t.deepEqual(
     config.notices.map((notice) => notice.split(':')[0]),
     ['csv_monitor.enabled', 'checkpoint.tag_validation'],

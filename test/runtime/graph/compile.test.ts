@@ -2,8 +2,9 @@
 import test from 'ava'
 import { decodeProgram, type Program } from '../../../kernels/abi/program.js'
 import { cpuBackend } from '../../../kernels/cpu/backend.js'
-import { dtypeBytes } from '../../../kernels/ops/definition.js'
+import { byteLength, dtypeBytes } from '../../../kernels/ops/definition.js'
 import { opNamed } from '../../../kernels/ops/index.js'
+import { stepState } from '../../../kernels/ops/step.js'
 import { verifyProgram } from '../../../native/verify.js'
 import {
   type Compilation,
@@ -18,6 +19,7 @@ import { cheapOps } from '../../../runtime/graph/passes/recompute.js'
 import { crossEntropy } from '../../../runtime/nn/functional.js'
 import { GPT2 } from '../../../runtime/nn/models/gpt2.js'
 import { namedParameters } from '../../../runtime/nn/module.js'
+import { noLossScale } from '../../../runtime/optim/index.js'
 
 const model = () =>
   new GPT2({
@@ -71,7 +73,7 @@ function compiled(
       reduceBucketSize: 40_000,
       allgatherBucketSize: 40_000,
       recompute: options.recompute ?? { cheap: [], blocks: options.checkpointActivations ? 3 : 0 },
-      lossScaling: options.lossScaling ?? false,
+      overflow: { skips: false, scales: options.lossScaling ?? false, lossScale: noLossScale },
     },
     environment: {},
     ...options,
@@ -202,7 +204,10 @@ test('16-bit weights: half the bytes, f32 masters in the shard, accumulators as 
       const { plan, layout } = compiled({ ranks, stage, precision, accumulation: 2 })
       const unit = layout.length
       return Object.fromEntries(
-        (['parameters', 'gradients', 'optimizer'] as const).map((arena) => [arena, plan.arenas[arena] / unit]),
+        (['parameters', 'gradients', 'optimizer'] as const).map((arena) => [
+          arena,
+          (plan.arenas[arena] - (arena === 'optimizer' ? byteLength(stepState) : 0)) / unit,
+        ]),
       )
     }
     const [whole, slice] = [1, 1 / ranks]
@@ -295,7 +300,7 @@ test('bytes by category fall with the stage', (t) => {
     const whole = layout.length * 4
     t.is(plan.arenas.parameters, stage >= 3 ? whole / ranks : whole)
     t.is(plan.arenas.gradients, stage >= 1 ? whole / ranks : whole)
-    t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2)
+    t.is(plan.arenas.optimizer, (stage >= 1 ? whole / ranks : whole) * 2 + byteLength(stepState))
   }
 })
 
