@@ -18,7 +18,7 @@ __device__ inline int64_t remainder_of(int64_t n, int64_t size) { return n - quo
 /// What a body has that reads one operand.
 template <class T>
 struct Unary {
-  static constexpr int held = 4;
+  static constexpr int held = 3;
   const T* x;
 
   template <int N>

@@ -13,10 +13,10 @@ namespace {
 
 constexpr int threads = 256;
 /// Rows whose derivatives a block adds up before the blocks' sums are added in order.
-constexpr int chunk_rows = 128;
+constexpr int chunk_rows = 64;
 constexpr int row_warps = threads / warp;
 /// Rows that a warp has asked for: one is worked on, the others are on their way.
-constexpr int stages = 4;
+constexpr int stages = 3;
 
 /// y = y * f'(x) where `derive`, and per chunk of rows the sum of y as stored, in f32. A block takes a chunk of rows and 32 N columns: each
 /// of its warps every eighth row in order, and then the warps' sums are added in order.

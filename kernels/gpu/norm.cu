@@ -101,21 +101,17 @@ struct Backward {
 /// Rows of a group that have been asked for: one is worked on, the others are on their way.
 template <int packs>
 constexpr int backward_stages = packs == 1 ? 4 : packs <= 3 ? 3 : 2;
-/// Most warps of a block: two blocks have the registers of a multiprocessor, or with 8 packs one that has more than 4.
+/// Warps of a block, of which two have the registers of a multiprocessor; a row that needs more has a block, and a multiprocessor, to itself.
 template <int packs>
 constexpr int backward_warps = packs <= 2 ? 8 : 6;
-/// Warps of a block whose rows take one each.
-template <int packs>
-constexpr int backward_rows = packs <= 2 ? 8 : packs <= 4 ? 6 : 4;
+/// Most packs of a thread, as registers allow, and most warps of a row.
+constexpr int most_packs = 4, most_row_warps = 2 * backward_warps<most_packs>;
 /// What is asked for of a row: dy, x, residual.
 constexpr int backward_operands = 3;
-/// A thread's places.
-template <int packs>
-constexpr int backward_places = backward_stages<packs> * backward_operands * packs;
-/// Bytes of the places of `warps` warps, and of the weights, which the `row_warps` warps of a row have apart.
+/// Bytes of what `warps` warps have asked for, and of the weights, of which the warps of a row have a part each.
 template <int packs>
 constexpr size_t backward_bytes(int64_t warps, int64_t row_warps) {
-  return size_t{16} * warp * (backward_places<packs> * warps + packs * row_warps);
+  return size_t{16} * warp * packs * (backward_stages<packs> * backward_operands * warps + row_warps);
 }
 
 /// Waits for the other threads of a group alone.
@@ -131,11 +127,11 @@ __device__ inline void join_group(int group, int threads) {
 /// A block takes a chunk of rows, its groups (threadIdx.y) rows group, group + groups and so on; a thread holds the sums over rows of
 /// `packs` packs. A group is a warp, and waits for nobody, or where rows are wider several.
 /// With h = (x - mean) rstd, g = dy weight and means over a row: dx = rstd (g - mean(g) - h mean(g h)), taken apart into multiples of g, x, 1.
-template <class T, int packs>
-__global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) void backward_kernel(const Backward<T> o) {
+template <class T, int packs, bool alone>
+__global__ __launch_bounds__((alone ? backward_warps<packs> : most_row_warps) * warp, alone ? 2 : 1) void backward_kernel(const Backward<T> o) {
   constexpr int N = per_pack<T>, stages = backward_stages<packs>, row_places = backward_operands * packs;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float2 reduced[2][backward_warps<packs>];
+  __shared__ float2 reduced[2][most_row_warps];
   const int thread = threadIdx.x, group = threadIdx.y, groups = blockDim.y, row_warps = blockDim.x / warp;
   const int64_t first = int64_t{blockIdx.x} * o.chunk_rows;
   const int count = static_cast<int>(o.rows - first < o.chunk_rows ? o.rows - first : o.chunk_rows);
@@ -143,7 +139,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
   const float share = 1.0f / static_cast<float>(o.width);
   // A warp's packs lie together; some of its lanes, or it, may have none.
   const int begin = (thread / warp * packs * warp + thread % warp) * N;
-  const auto there = [&](int p) { return (packs < 8 && p < packs - 1) || begin + p * warp * N < o.width; };
+  const auto there = [&](int p) { return (alone && p < packs - 1) || begin + p * warp * N < o.width; };
 
   // Where the row has no pack, and where there is no residual, are zeros: there is nothing to add, and nothing is stored.
   const Places<T, N> places(shared, group * blockDim.x + thread, stages * row_places);
@@ -195,7 +191,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
     if (row < count) {
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
-        if (packs == 8 && begin + p * warp * N - thread % warp * N >= o.width) break;
+        if (!alone && begin + (p * warp - thread % warp) * N >= o.width) break;
         float dy[N], x[N], w[N];
         widen(places.get(from + p), dy);
         widen(places.get(from + packs + p), x);
@@ -213,7 +209,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
     if (!o.dx) continue;
     sum_g = warp_sum(sum_g);
     sum_gh = warp_sum(sum_gh);
-    if (packs == 8 && row_warps > 1) {
+    if constexpr (!alone) {
       // Two buffers in turn: whoever writes one again has passed the barrier that all readers of it came before.
       float2* const sums = reduced[step % 2] + group * row_warps;
       if (thread % warp == 0) sums[thread / warp] = make_float2(sum_g, sum_gh);
@@ -230,7 +226,7 @@ __global__ __launch_bounds__(backward_warps<packs>* warp, packs <= 4 ? 2 : 1) vo
     T* const dx = o.dx + at;
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      if (packs == 8 && begin + p * warp * N - thread % warp * N >= o.width) break;
+      if (!alone && begin + (p * warp - thread % warp) * N >= o.width) break;
       float dy[N], x[N], w[N], value[N];
       widen(places.get(from + p), dy);
       widen(places.get(from + packs + p), x);
@@ -328,24 +324,24 @@ __global__ __launch_bounds__(row_threads) void input_kernel(const Backward<T> o)
 template <class T>
 bool backward_packed(const char* op, const Call& call, const Backward<T>& o, int64_t chunks) {
   if (o.width % per_pack<T> != 0 || !aligned(16, o.dy, o.x, o.weight, o.residual, o.dx)) return false;
-  const int64_t row_packs = o.width / per_pack<T>;
-  bool launched = false;
-  const auto with = [&]<int packs>(std::integral_constant<int, packs>) {
-    const int64_t row_warps = blocks_of(row_packs, packs * warp);
-    if (row_warps > (packs == 8 ? backward_warps<8> : 1)) return false;
-    constexpr auto kernel = backward_kernel<T, packs>;
-    const int64_t groups = std::max<int64_t>(1, backward_rows<packs> / row_warps);
+  const auto with = [&]<int packs, bool alone>(std::integral_constant<int, packs>, std::bool_constant<alone>) {
+    constexpr auto kernel = backward_kernel<T, packs, alone>;
+    const int64_t row_warps = blocks_of(o.width / per_pack<T>, packs * warp);
+    if (row_warps > most_row_warps) return false;
+    const int64_t groups = std::max<int64_t>(1, backward_warps<packs> / row_warps);
     const size_t shared = backward_bytes<packs>(groups * row_warps, row_warps), most = call.device->shared_bytes - 1024;
-    launched = shared <= most;
-    if (!launched) return true;
-    allow_shared_once<kernel>(std::min(backward_bytes<packs>(backward_warps<packs>, packs == 8 ? backward_warps<8> : 1), most));
+    if (shared > most) return false;
+    allow_shared_once<kernel>(std::min(most, alone ? backward_bytes<packs>(backward_warps<packs>, 1) : backward_bytes<packs>(most_row_warps, most_row_warps)));
     launch(kernel, grid_of(op, chunks), dim3(static_cast<unsigned>(row_warps * warp), static_cast<unsigned>(groups)), shared, call.stream, o);
     return true;
   };
-  with(std::integral_constant<int, 1>{}) || with(std::integral_constant<int, 2>{}) || with(std::integral_constant<int, 3>{}) ||
-      with(std::integral_constant<int, 4>{}) || with(std::integral_constant<int, 5>{}) || with(std::integral_constant<int, 6>{}) ||
-      with(std::integral_constant<int, 7>{}) || with(std::integral_constant<int, 8>{});
-  return launched;
+  switch (blocks_of(o.width / per_pack<T>, warp)) {
+    case 1: return with(std::integral_constant<int, 1>{}, std::true_type{});
+    case 2: return with(std::integral_constant<int, 2>{}, std::true_type{});
+    case 3: return with(std::integral_constant<int, 3>{}, std::true_type{});
+    case 4: return with(std::integral_constant<int, 4>{}, std::true_type{});
+    default: return with(std::integral_constant<int, most_packs>{}, std::false_type{});
+  }
 }
 
 /// Operands of T, parameter gradients of O.

@@ -80,7 +80,7 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
   attention_backward: (inputs, _outputs, attributes) => attentionBackward(inputs[1]!, int(attributes, 'heads')),
   /** The product's, which sums of rows take over after it. */
   linear_input_gradient_activation: (_inputs, [dpre, sum]) =>
-    Math.max(productBytes, sum ? chunkSums(rowsOf(dpre!.shape), 128, lastDim(dpre!.shape)) : 0),
+    Math.max(productBytes, sum ? chunkSums(rowsOf(dpre!.shape), 64, lastDim(dpre!.shape)) : 0),
   sum_leading: ([x], [sum]) => {
     const width = elements(sum!.shape)
     return width === 0 ? 0 : chunkSums(elements(x!.shape) / width, 256, width)

@@ -55,7 +55,7 @@ size_t norm_workspace(int64_t rows, int64_t width, bool sum) {
   return static_cast<size_t>((rows + chunk - 1) / chunk * width * (sum ? 3 : 2) * 4);
 }
 size_t derivative_workspace(int64_t rows, int64_t width) {
-  return std::max(product_workspace, static_cast<size_t>((rows + 127) / 128 * width * 4));
+  return std::max(product_workspace, static_cast<size_t>((rows + 63) / 64 * width * 4));
 }
 
 /// A tensor of random numbers on the device and the host, `offset` elements behind a border of 256 bytes, with guarded ends.
