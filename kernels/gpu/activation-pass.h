@@ -7,18 +7,9 @@
 namespace deeptroupe::gpu {
 
 template <class T, int kind>
-struct Activation {
-  static constexpr int held = 4;
-  const T* x;
+struct Activation : Unary<T> {
   T* y;
 
-  template <int N>
-  using Held = Pack<T, N>;
-
-  template <int N>
-  __device__ void load(int64_t at, Pack<T, N>& pack) const {
-    pack = load_pack<N>(x + at);
-  }
   template <int N>
   __device__ void store(int64_t at, const Pack<T, N>& pack) const {
     float v[N];
@@ -61,7 +52,7 @@ struct ActivationBackward {
 template <class T>
 void enqueue_activation(const char* op, const Call& call, int64_t kind_number, int64_t count, const T* x, T* y) {
   with_kind(op, kind_number, [&]<int kind>(std::integral_constant<int, kind>) {
-    each<per_pack<T>>(op, call, count, aligned(16, x, y), Activation<T, kind>{x, y});
+    each<per_pack<T>>(op, call, count, aligned(16, x, y), Activation<T, kind>{{x}, y});
   });
 }
 

@@ -13,6 +13,17 @@ namespace deeptroupe::gpu {
 /// x / y to 2 ulp; zero where |y| is beyond 2^126.
 __device__ inline float quotient(float x, float y) { return __fdividef(x, y); }
 
+/// The smaller one; NaN stays NaN.
+__device__ inline float at_most(float limit, float x) {
+#if defined(__HIP__)
+  return x > limit ? limit : x;
+#else
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(limit));
+  return y;
+#endif
+}
+
 /// x between -limit and limit; NaN stays NaN.
 __device__ inline float clamped(float x, float limit) { return x > limit ? limit : x < -limit ? -limit : x; }
 
@@ -49,14 +60,20 @@ __device__ inline float sigmoid(float x, float& slope) {
 }
 
 /// sqrt(8 / pi) (x + 0.044715 x^3), the logit of gelu_tanh's sigmoid: (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u)).
-inline constexpr float gelu_linear = 1.5957691216057308f;
-inline constexpr float gelu_cubic = 0.071354816272600248f;
+inline constexpr double gelu_linear = 1.5957691216057308;
+inline constexpr double gelu_cubic = 0.071354816272600248;
+
+/// e^-u of that logit u, `square` being x^2.
+__device__ inline float gelu_tanh_exponential(float x, float square) {
+  constexpr double log2_e = 1.4426950408889634;
+  return exp2_fast(-x * fmaf(square, static_cast<float>(gelu_cubic * log2_e), static_cast<float>(gelu_linear * log2_e)));
+}
 
 template <int kind>
 __device__ inline float activate(float x) {
   static_assert(kind >= 0 && kind < activation_kind::count);
   if constexpr (kind == activation_kind::gelu_tanh) {
-    return quotient(x, 1.0f + expf(-x * fmaf(x * x, gelu_cubic, gelu_linear)));
+    return x * reciprocal_fast(1.0f + gelu_tanh_exponential(x, x * x));
   } else if constexpr (kind == activation_kind::gelu_erf) {
     float density;
     return x * normal_cdf(x, density);
@@ -74,12 +91,12 @@ template <int kind>
 __device__ inline float activate_gradient(float x) {
   static_assert(kind >= 0 && kind < activation_kind::count);
   if constexpr (kind == activation_kind::gelu_tanh) {
-    // Beyond 16 the derivative is 0 or 1; the cut keeps the powers of x finite.
-    const float cut = clamped(x, 16.0f);
-    const float square = cut * cut;
-    float slope;
-    const float cdf = sigmoid(cut * fmaf(square, gelu_cubic, gelu_linear), slope);
-    return fmaf(slope * cut, fmaf(square, 3.0f * gelu_cubic, gelu_linear), cdf);
+    // Of |x|: the sigmoid s, 1 - s without cancellation, and s (1 - s) |x|. Beyond 16 the derivative is 0 or 1; the cut keeps powers finite.
+    const float size = at_most(16.0f, fabsf(x)), square = size * size;
+    const float e = gelu_tanh_exponential(size, square);
+    const float right = reciprocal_fast(1.0f + e), left = e * right;
+    const float rest = fmaf(square, static_cast<float>(3 * gelu_cubic), static_cast<float>(gelu_linear));
+    return fmaf(copysignf(left * right * size, x), rest, x > 0.0f ? right : left);
   } else if constexpr (kind == activation_kind::gelu_erf) {
     const float cut = clamped(x, 16.0f);
     float density;

@@ -6,7 +6,6 @@
 #include "attention.h"
 #include "mma.h"
 
-#include <atomic>
 #include <initializer_list>
 
 #if !defined(__HIP__)
@@ -145,18 +144,6 @@ inline bool fits_mma(const Call& call, const Plan& plan, std::initializer_list<c
   for (const void* pointer : pointers)
     if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) return false;
   return true;
-}
-
-/// Allows a kernel as much shared memory, once for each device.
-template <auto KERNEL>
-void allow_shared_once(size_t bytes) {
-  static std::atomic<uint64_t> done{0};
-  int device = 0;
-  check(cudaGetDevice(&device), "number of the device");
-  const uint64_t bit = uint64_t{1} << (device & 63);
-  if (device < 64 && (done.load(std::memory_order_relaxed) & bit)) return;
-  allow_shared(reinterpret_cast<const void*>(KERNEL), bytes);
-  done.fetch_or(bit, std::memory_order_relaxed);
 }
 
 /// Calls f with a value of `T` and the head size as a constant, for the pairs that these kernels are compiled for.

@@ -15,6 +15,21 @@ __device__ inline int64_t quotient_of(int64_t n, int64_t size) {
 }
 __device__ inline int64_t remainder_of(int64_t n, int64_t size) { return n - quotient_of(n, size) * size; }
 
+/// What a body has that reads one operand.
+template <class T>
+struct Unary {
+  static constexpr int held = 3;
+  const T* x;
+
+  template <int N>
+  using Held = Pack<T, N>;
+
+  template <int N>
+  __device__ void load(int64_t at, Pack<T, N>& pack) const {
+    pack = load_pack<N>(x + at);
+  }
+};
+
 /// `body.load(at, held)` and then `body.store(at, held)` of elements at to at + N, N of them at once; Body::held packs a thread.
 template <int N, class Body>
 __global__ __launch_bounds__(each_threads) void each_kernel(const Body body, const int64_t count) {

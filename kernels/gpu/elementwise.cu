@@ -55,19 +55,10 @@ void binary(const Call& call, const char* op) {
 }
 
 template <class T>
-struct Scale {
-  static constexpr int held = 4;
-  const T* x;
+struct Scale : Unary<T> {
   T* y;
   float factor;
 
-  template <int N>
-  using Held = Pack<T, N>;
-
-  template <int N>
-  __device__ void load(int64_t at, Pack<T, N>& pack) const {
-    pack = load_pack<N>(x + at);
-  }
   template <int N>
   __device__ void store(int64_t at, const Pack<T, N>& pack) const {
     float v[N];
@@ -83,7 +74,7 @@ void scale(const Call& call) {
   const T* x = data_of<T>("scale", "x", call.in(0));
   T* y = data_of<T>("scale", "y", call.out(0));
   const float factor = static_cast<float>(call.attrs<abi::ScaleAttributes>().factor);
-  each<per_pack<T>>("scale", call, call.in(0).elements(), aligned(16, x, y), Scale<T>{x, y, factor});
+  each<per_pack<T>>("scale", call, call.in(0).elements(), aligned(16, x, y), Scale<T>{{x}, y, factor});
 }
 
 /// The float that keeps a second rounding, to 16 bits, from going wrong: rounded to odd (Boldo and Melquiond, 2008).
@@ -103,18 +94,9 @@ __device__ inline To converted(From x) {
 }
 
 template <class From, class To>
-struct Cast {
-  static constexpr int held = 4;
-  const From* x;
+struct Cast : Unary<From> {
   To* y;
 
-  template <int N>
-  using Held = Pack<From, N>;
-
-  template <int N>
-  __device__ void load(int64_t at, Pack<From, N>& pack) const {
-    pack = load_pack<N>(x + at);
-  }
   template <int N>
   __device__ void store(int64_t at, const Pack<From, N>& pack) const {
     if constexpr (std::is_same_v<From, double> || std::is_same_v<To, double>) {
@@ -132,18 +114,9 @@ struct Cast {
 
 /// Elements of `T`'s size as they are.
 template <class T>
-struct Copy {
-  static constexpr int held = 4;
-  const T* x;
+struct Copy : Unary<T> {
   T* y;
 
-  template <int N>
-  using Held = Pack<T, N>;
-
-  template <int N>
-  __device__ void load(int64_t at, Pack<T, N>& pack) const {
-    pack = load_pack<N>(x + at);
-  }
   template <int N>
   __device__ void store(int64_t at, const Pack<T, N>& pack) const {
     store_pack(y + at, pack);
@@ -155,7 +128,7 @@ void copy_elements(const Call& call) {
   const T* x = call.in(0).as<T>();
   T* y = call.out(0).as<T>();
   if (x == y) return;
-  each<per_pack<T>>("copy", call, call.in(0).elements(), aligned(16, x, y), Copy<T>{x, y});
+  each<per_pack<T>>("copy", call, call.in(0).elements(), aligned(16, x, y), Copy<T>{{x}, y});
 }
 
 void copy(const Call& call) {
@@ -182,7 +155,7 @@ void cast(const Call& call) {
         const From* x = call.in(0).as<From>();
         To* y = call.out(0).as<To>();
         constexpr int N = per_pack<From> < per_pack<To> ? per_pack<From> : per_pack<To>;
-        each<N>("cast", call, call.in(0).elements(), aligned(16, x, y), Cast<From, To>{x, y});
+        each<N>("cast", call, call.in(0).elements(), aligned(16, x, y), Cast<From, To>{{x}, y});
       }
     });
   });

@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 #endif
 
+#include <atomic>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -72,6 +73,22 @@ inline void allow_shared(const void* kernel, size_t bytes) {
 #endif
 }
 
+/// Allows a kernel as much shared memory, once for each device.
+template <auto KERNEL>
+void allow_shared_once(size_t bytes) {
+#if defined(__HIP__)
+  (void)bytes;
+#else
+  static std::atomic<uint64_t> done{0};
+  int device = 0;
+  check(cudaGetDevice(&device), "number of the device");
+  const uint64_t bit = uint64_t{1} << (device & 63);
+  if (device < 64 && (done.load(std::memory_order_relaxed) & bit)) return;
+  allow_shared(reinterpret_cast<const void*>(KERNEL), bytes);
+  done.fetch_or(bit, std::memory_order_relaxed);
+#endif
+}
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(double x) { return static_cast<float>(x); }
 __device__ inline float to_float(bf16 x) {
@@ -106,6 +123,28 @@ __device__ inline bf16 from_float<bf16>(float x) {
 template <>
 __device__ inline f16 from_float<f16>(float x) {
   return __float2half(x);
+}
+
+/// 2^x to about 2 units in the last place, subnormal results as zero.
+__device__ inline float exp2_fast(float x) {
+#if defined(__HIP__)
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+/// 1 / x to 1 unit in the last place, subnormal results as zero.
+__device__ inline float reciprocal_fast(float x) {
+#if defined(__HIP__)
+  return 1.0f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
 }
 
 /// `N` neighbours, loaded and stored at once: N * sizeof(T) is at most 16 and the address a multiple of it.

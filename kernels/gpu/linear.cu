@@ -3,6 +3,7 @@
 // rounds it on the way as `linear` and `activation` do, unless the options leave tanh GELU to the library.
 // Legend: M rows of x (all leading dims), K input features, N output features.
 #include "activation-pass.h"
+#include "ahead.h"
 #include "columns.h"
 #include "products.h"
 
@@ -12,45 +13,56 @@ namespace {
 
 constexpr int threads = 256;
 /// Rows whose derivatives a block adds up before the blocks' sums are added in order.
-constexpr int chunk_rows = 256;
+constexpr int chunk_rows = 64;
 constexpr int row_warps = threads / warp;
-/// Rows that a warp has under way at a time.
-constexpr int rows_ahead = 4;
+/// Rows that a warp has asked for: one is worked on, the others are on their way.
+constexpr int stages = 3;
 
 /// y = y * f'(x) where `derive`, and per chunk of rows the sum of y as stored, in f32. A block takes a chunk of rows and 32 N columns: each
 /// of its warps every eighth row in order, and then the warps' sums are added in order.
 template <class T, int N, int kind, bool derive>
-__global__ __launch_bounds__(threads) void derivative_and_sums(const T* x, T* y, int64_t rows, int64_t width, int64_t strips, float* sums) {
+__global__ __launch_bounds__(threads, 4) void derivative_and_sums(const T* x, T* y, int64_t rows, int64_t width, int64_t strips, float* sums) {
+  constexpr int operands = derive ? 2 : 1;
+  __shared__ __align__(16) Pack<T, N> shared[stages * operands * threads];
   __shared__ float parts[row_warps][warp * N];
   const int lane = threadIdx.x % warp, own = threadIdx.x / warp;
   const int64_t chunk = blockIdx.x / strips, strip = blockIdx.x % strips * warp * N, column = strip + lane * N;
-  const int64_t end = (chunk + 1) * chunk_rows < rows ? (chunk + 1) * chunk_rows : rows;
+  const int64_t first = chunk * chunk_rows, step = row_warps * width;
+  const int count = static_cast<int>(rows - first < chunk_rows ? rows - first : chunk_rows);
   float sum[N] = {};
   if (column < width) {
-    for (int64_t first = chunk * chunk_rows + own; first < end; first += rows_ahead * row_warps) {
-      Pack<T, N> in[rows_ahead], out[rows_ahead];
-#pragma unroll
-      for (int r = 0; r < rows_ahead; ++r) {
-        const int64_t row = first + r * row_warps;
-        if (row >= end) continue;
-        if (derive) in[r] = load_pack<N>(x + row * width + column);
-        out[r] = load_pack<N>(y + row * width + column);
+    const Places<T, N> places(shared, threadIdx.x, stages * operands);
+    y += (first + own) * width + column, x += (first + own) * width + column;
+    const T* next_y = y;
+    int asked = own;
+    const auto ask_next = [&](int stage) {
+      if (asked < count) {
+        places.ask(stage * operands, next_y);
+        if constexpr (derive) places.ask(stage * operands + 1, x);
       }
+      end_asking();
+      asked += row_warps, next_y += step, x += step;
+    };
 #pragma unroll
-      for (int r = 0; r < rows_ahead; ++r) {
-        const int64_t row = first + r * row_warps;
-        if (row >= end) continue;
+    for (int stage = 0; stage < stages - 1; ++stage) ask_next(stage);
+    for (int begin = own; begin < count; begin += stages * row_warps) {
+#pragma unroll
+      for (int stage = 0; stage < stages; ++stage) {
+        if (begin + stage * row_warps >= count) break;
+        ask_next((stage + stages - 1) % stages);
+        wait_asked<stages - 1>();
         float value[N];
-        widen(out[r], value);
-        if (derive) {
+        widen(places.get(stage * operands), value);
+        if constexpr (derive) {
           float at[N];
-          widen(in[r], at);
+          widen(places.get(stage * operands + 1), at);
 #pragma unroll
           for (int n = 0; n < N; ++n) value[n] *= activate_gradient<kind>(at[n]);
-          out[r] = narrow<T>(value);
-          store_pack(y + row * width + column, out[r]);
-          widen(out[r], value);
+          const Pack<T, N> stored = narrow<T>(value);
+          store_pack(y, stored);
+          widen(stored, value);
         }
+        y += step;
 #pragma unroll
         for (int n = 0; n < N; ++n) sum[n] += value[n];
       }

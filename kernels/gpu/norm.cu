@@ -1,4 +1,7 @@
 // Layer normalisation and its gradients: memory is read once and written once.
+#include <algorithm>
+
+#include "ahead.h"
 #include "columns.h"
 #include "row.h"
 
@@ -21,7 +24,7 @@ struct Forward {
 
 /// Mean and variance in two passes over the row, which stays in registers.
 template <class T, int threads, int packs>
-__global__ __launch_bounds__(row_threads) void layer_norm_kernel(const Forward<T> o) {
+__global__ __launch_bounds__(block_threads<threads>) void layer_norm_kernel(const Forward<T> o) {
   const int64_t index = own_row<threads>();
   if (index >= o.rows) return;
   const Row<T, threads, packs> row(o.x + index * o.width, o.width);
@@ -45,8 +48,9 @@ __global__ __launch_bounds__(row_threads) void layer_norm_kernel(const Forward<T
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       v[n] = (v[n] - mean) * rstd;
-      if (o.weight) v[n] *= w[n];
-      if (o.bias) v[n] += b[n];
+      if (o.weight && o.bias) v[n] = fmaf(v[n], w[n], b[n]);
+      else if (o.weight) v[n] *= w[n];
+      else if (o.bias) v[n] += b[n];
     }
   });
   if (threadIdx.x % threads != 0) return;
@@ -70,18 +74,13 @@ void layer_norm(const Call& call) {
                      static_cast<float>(call.attrs<abi::LayerNormAttributes>().epsilon)};
   if (o.rows == 0 || o.width == 0) return;
   with_row_shape<T>(o.width, aligned(16, o.x, o.weight, o.bias, o.y), [&]<int threads, int packs>(RowShape<threads, packs>) {
-    launch(layer_norm_kernel<T, threads, packs>, grid_of(op, row_blocks<threads>(o.rows)), row_threads, 0, call.stream, o);
+    launch(layer_norm_kernel<T, threads, packs>, grid_of(op, row_blocks<threads>(o.rows)), block_threads<threads>, 0, call.stream, o);
   });
 }
 
-/// Rows whose parameter gradients are added up before the chunks are: those of one block.
-constexpr int chunk_rows = 64;
-/// Most packs of a thread in the backward pass, as registers allow.
-template <class T>
-constexpr int most_packs = sizeof(T) == 4 ? 4 : 2;
-/// Most threads of its blocks: with one pack a thread two of them run side by side.
-template <int packs>
-constexpr int backward_threads = packs == 1 ? 448 : 512;
+/// Rows whose parameter gradients are added up before the chunks are: those of one block. Of many rows there are about 256 chunks, which
+/// a device takes at once (`layer_norm_backward` of workspace.ts).
+int64_t chunk_rows_of(int64_t rows) { return std::max<int64_t>(16, blocks_of(blocks_of(rows, 256), 8) * 8); }
 
 template <class T>
 struct Backward {
@@ -95,24 +94,24 @@ struct Backward {
   /// Per chunk of rows the sums for the weight, those for the bias and, with three of them, those of dx; null: not wanted.
   float* partial;
   int sums;
-  int64_t rows;
+  int64_t rows, chunk_rows;
   int width;
 };
 
-/// What a thread has of one row of a chunk.
-template <class T, int packs>
-struct Part {
-  static constexpr int N = per_pack<T>;
-  Pack<T, N> dy[packs], x[packs];
-  float mean, rstd;
-};
-
-/// N weights from `column` on: ones where there is none.
-template <class T, int N>
-__device__ inline void weights_of(const T* weight, int column, float (&w)[N]) {
-  if (weight) return widen(load_pack<N>(weight + column), w);
-#pragma unroll
-  for (int n = 0; n < N; ++n) w[n] = 1.0f;
+/// Rows of a group that have been asked for: one is worked on, the others are on their way.
+template <int packs>
+constexpr int backward_stages = packs == 1 ? 4 : packs <= 3 ? 3 : 2;
+/// Warps of a block, of which two have the registers of a multiprocessor; a row that needs more has a block, and a multiprocessor, to itself.
+template <int packs>
+constexpr int backward_warps = packs <= 2 ? 8 : 6;
+/// Most packs of a thread, as registers allow, and most warps of a row.
+constexpr int most_packs = 4, most_row_warps = 2 * backward_warps<most_packs>;
+/// What is asked for of a row: dy, x, residual.
+constexpr int backward_operands = 3;
+/// Bytes of what `warps` warps have asked for, and of the weights, of which the warps of a row have a part each.
+template <int packs>
+constexpr size_t backward_bytes(int64_t warps, int64_t row_warps) {
+  return size_t{16} * warp * packs * (backward_stages<packs> * backward_operands * warps + row_warps);
 }
 
 /// Waits for the other threads of a group alone.
@@ -125,245 +124,149 @@ __device__ inline void join_group(int group, int threads) {
 #endif
 }
 
-/// A block takes a chunk of rows, its groups (threadIdx.y) rows group, group + groups and so on; a thread holds `packs` packs of a row
-/// and their sums over rows. While a row is reduced the next is on its way, where there are registers for it.
-template <class T, int packs>
-__global__ __launch_bounds__(backward_threads<packs>, packs == 1 ? 2 : 1) void backward_kernel(const Backward<T> o) {
-  constexpr int N = per_pack<T>;
-  extern __shared__ __align__(16) float shared[];
-  __shared__ float2 reduced[2][backward_threads<packs> / warp];
-  const int thread = threadIdx.x, group = threadIdx.y, groups = blockDim.y, warps = blockDim.x / warp;
-  const int64_t first = int64_t{blockIdx.x} * chunk_rows;
-  const int count = static_cast<int>(o.rows - first < chunk_rows ? o.rows - first : chunk_rows);
+/// A block takes a chunk of rows, its groups (threadIdx.y) rows group, group + groups and so on; a thread holds the sums over rows of
+/// `packs` packs. A group is a warp, and waits for nobody, or where rows are wider several.
+/// With h = (x - mean) rstd, g = dy weight and means over a row: dx = rstd (g - mean(g) - h mean(g h)), taken apart into multiples of g, x, 1.
+template <class T, int packs, bool alone>
+__global__ __launch_bounds__((alone ? backward_warps<packs> : most_row_warps) * warp, alone ? 2 : 1) void backward_kernel(const Backward<T> o) {
+  constexpr int N = per_pack<T>, stages = backward_stages<packs>, row_places = backward_operands * packs;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float2 reduced[2][most_row_warps];
+  const int thread = threadIdx.x, group = threadIdx.y, groups = blockDim.y, row_warps = blockDim.x / warp;
+  const int64_t first = int64_t{blockIdx.x} * o.chunk_rows;
+  const int count = static_cast<int>(o.rows - first < o.chunk_rows ? o.rows - first : o.chunk_rows);
   const int steps = (count + groups - 1) / groups;
   const float share = 1.0f / static_cast<float>(o.width);
-  const auto column_of = [&](int p) { return (p * static_cast<int>(blockDim.x) + thread) * N; };
-  const auto read = [&](Part<T, packs>& part, int row) {
-    const bool there = row < count;
-    part.mean = there ? o.means[first + row] : 0.0f;
-    part.rstd = there ? o.rstds[first + row] : 0.0f;
-#pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      part.dy[p] = part.x[p] = Pack<T, N>{};
-      if (!there || column_of(p) >= o.width) continue;
-      const int64_t at = (first + row) * o.width + column_of(p);
-      part.dy[p] = load_pack<N>(o.dy + at);
-      part.x[p] = load_pack<N>(o.x + at);
-    }
-  };
+  // A warp's packs lie together; some of its lanes, or it, may have none.
+  const int begin = (thread / warp * packs * warp + thread % warp) * N;
+  const auto there = [&](int p) { return (alone && p < packs - 1) || begin + p * warp * N < o.width; };
 
-  Pack<T, N> weight[packs];
+  // Where the row has no pack, and where there is no residual, are zeros: there is nothing to add, and nothing is stored.
+  const Places<T, N> places(shared, group * blockDim.x + thread, stages * row_places);
+  const Places<T, N> weights(shared + size_t{16} * stages * row_places * groups * blockDim.x, thread, packs);
 #pragma unroll
   for (int p = 0; p < packs; ++p) {
+    for (int stage = 0; stage < stages; ++stage)
+      for (int operand = 0; operand < backward_operands; ++operand)
+        if (!there(p) || (operand == 2 && !o.residual)) places.put(stage * row_places + operand * packs + p, Pack<T, N>{});
+    if (group > 0) continue;
+    Pack<T, N> weight;
 #pragma unroll
-    for (int n = 0; n < N; ++n) weight[p].at[n] = from_float<T>(1.0f);
-    if (o.weight && column_of(p) < o.width) weight[p] = load_pack<N>(o.weight + column_of(p));
+    for (int n = 0; n < N; ++n) weight.at[n] = from_float<T>(1.0f);
+    weights.put(p, o.weight && there(p) ? load_pack<N>(o.weight + begin + p * warp * N) : weight);
   }
-  float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
-  constexpr bool ahead = packs <= 2;
-  Part<T, packs> next;
-  if (ahead) read(next, group);
-  for (int step = 0; step < steps; ++step) {
-    const int row = step * groups + group;
-    Part<T, packs> part;
-    if (ahead) part = next;
-    else read(part, row);
-    if (ahead && step + 1 < steps) read(next, row + groups);
-    Pack<T, N> residual[packs] = {};
-    const int64_t at_row = (first + row) * o.width;
-    if (o.residual && row < count) {
+  // This thread's first pack of the group's row: elements from the tensors' beginning.
+  int row = group;
+  int64_t at = (first + row) * o.width + begin;
+  const int64_t apart = int64_t{groups} * o.width;
+  const auto ask_row = [&](int ahead, int stage) {
+    const auto ask = [&](int operand, const T* from) {
 #pragma unroll
       for (int p = 0; p < packs; ++p)
-        if (column_of(p) < o.width) residual[p] = load_pack<N>(o.residual + at_row + column_of(p));
+        if (there(p)) places.ask(stage * row_places + operand * packs + p, from + at + ahead * apart + p * warp * N);
+    };
+    if (row + ahead * groups < count) {
+      ask(0, o.dy);
+      ask(1, o.x);
+      if (o.residual) ask(2, o.residual);
     }
-    float sum_g = 0.0f, sum_gx = 0.0f;
+    end_asking();
+  };
+
+  float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
+  for (int stage = 0; stage < stages - 1; ++stage) ask_row(stage, stage);
+  const float *const means = o.means + first, *const rstds = o.rstds + first;
+  float next_mean = 0.0f, next_rstd = 0.0f;
+  if (group < count) next_mean = means[group], next_rstd = rstds[group];
+  __syncthreads();
+  int stage = 0;
+  for (int step = 0; step < steps; ++step, row += groups, at += apart) {
+    ask_row(stages - 1, stage == 0 ? stages - 1 : stage - 1);
+    const float rstd = next_rstd, shift = -next_mean * rstd;
+    if (row + groups < count) next_mean = means[row + groups], next_rstd = rstds[row + groups];
+    wait_asked<stages - 1>();
+    const int from = stage * row_places;
+    stage = stage + 1 == stages ? 0 : stage + 1;
+    float sum_g = 0.0f, sum_gh = 0.0f;
+    if (row < count) {
 #pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      float g[N], h[N], w[N];
-      widen(part.dy[p], g);
-      widen(part.x[p], h);
-      widen(weight[p], w);
-      if (column_of(p) >= o.width) continue;
+      for (int p = 0; p < packs; ++p) {
+        if (!alone && begin + (p * warp - thread % warp) * N >= o.width) break;
+        float dy[N], x[N], w[N];
+        widen(places.get(from + p), dy);
+        widen(places.get(from + packs + p), x);
+        widen(weights.get(p), w);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        h[n] = (h[n] - part.mean) * part.rstd;
-        db[p][n] += g[n];
-        dw[p][n] = fmaf(g[n], h[n], dw[p][n]);
-        g[n] *= w[n];
-        sum_g += g[n];
-        sum_gx = fmaf(g[n], h[n], sum_gx);
+        for (int n = 0; n < N; ++n) {
+          const float h = fmaf(x[n], rstd, shift), g = dy[n] * w[n];
+          db[p][n] += dy[n];
+          dw[p][n] = fmaf(dy[n], h, dw[p][n]);
+          sum_g += g;
+          sum_gh = fmaf(g, h, sum_gh);
+        }
       }
     }
     if (!o.dx) continue;
     sum_g = warp_sum(sum_g);
-    sum_gx = warp_sum(sum_gx);
-    // Two buffers in turn: whoever writes one again has passed the barrier that all readers of it came before.
-    float2* const sums = reduced[step % 2] + group * warps;
-    if (thread % warp == 0) sums[thread / warp] = make_float2(sum_g, sum_gx);
-    join_group(group, blockDim.x);
-    sum_g = sums[0].x, sum_gx = sums[0].y;
-    for (int w = 1; w < warps; ++w) {
-      sum_g += sums[w].x;
-      sum_gx += sums[w].y;
+    sum_gh = warp_sum(sum_gh);
+    if constexpr (!alone) {
+      // Two buffers in turn: whoever writes one again has passed the barrier that all readers of it came before.
+      float2* const sums = reduced[step % 2] + group * row_warps;
+      if (thread % warp == 0) sums[thread / warp] = make_float2(sum_g, sum_gh);
+      join_group(group, blockDim.x);
+      sum_g = sums[0].x, sum_gh = sums[0].y;
+      for (int w = 1; w < row_warps; ++w) {
+        sum_g += sums[w].x;
+        sum_gh += sums[w].y;
+      }
     }
     if (row >= count) continue;
-    const float mean_g = sum_g * share, mean_gx = sum_gx * share;
+    const float factor = -rstd * (sum_gh * share);
+    const float slope = factor * rstd, offset = fmaf(factor, shift, -rstd * (sum_g * share));
+    T* const dx = o.dx + at;
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      if (column_of(p) >= o.width) continue;
-      float g[N], h[N], w[N], r[N];
-      widen(part.dy[p], g);
-      widen(part.x[p], h);
-      widen(weight[p], w);
-      widen(residual[p], r);
+      if (!alone && begin + (p * warp - thread % warp) * N >= o.width) break;
+      float dy[N], x[N], w[N], value[N];
+      widen(places.get(from + p), dy);
+      widen(places.get(from + packs + p), x);
+      widen(weights.get(p), w);
+      widen(places.get(from + 2 * packs + p), value);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        h[n] = (h[n] - part.mean) * part.rstd;
-        g[n] *= w[n];
-        g[n] = (g[n] - fmaf(h[n], mean_gx, mean_g)) * part.rstd;
-        if (o.residual) g[n] += r[n];
-      }
-      const Pack<T, N> stored = narrow<T>(g);
-      store_pack(o.dx + at_row + column_of(p), stored);
-      if (o.sums < 3) continue;
-      widen(stored, g);
+      for (int n = 0; n < N; ++n) value[n] += fmaf(dy[n] * w[n], rstd, fmaf(x[n], slope, offset));
+      const Pack<T, N> stored = narrow<T>(value);
+      if (there(p)) store_pack(dx + p * warp * N, stored);
+      widen(stored, value);
 #pragma unroll
-      for (int n = 0; n < N; ++n) ds[p][n] += g[n];
+      for (int n = 0; n < N; ++n) ds[p][n] += value[n];
     }
   }
   if (!o.partial) return;
-  const int64_t sums_width = int64_t{o.sums} * o.width;
 
-  // The groups' sums are added in order.
-  if (group > 0) {
-    float* const to = shared + (group - 1) * sums_width;
-#pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      if (column_of(p) >= o.width) continue;
-      store_floats(to + column_of(p), dw[p]);
-      store_floats(to + o.width + column_of(p), db[p]);
-      if (o.sums == 3) store_floats(to + 2 * o.width + column_of(p), ds[p]);
-    }
-  }
+  // The groups' sums are added in order. They take the place of the rows, which need at least as much.
+  float* const sums = reinterpret_cast<float*>(shared);
+  const int sums_width = o.sums * o.width;
   __syncthreads();
-  if (group > 0) return;
-  float* const to = o.partial + blockIdx.x * sums_width;
 #pragma unroll
   for (int p = 0; p < packs; ++p) {
-    if (column_of(p) >= o.width) continue;
+    if (!there(p)) continue;
+    float* const to = sums + group * sums_width + begin + p * warp * N;
+    store_floats(to, dw[p]);
+    store_floats(to + o.width, db[p]);
+    if (o.sums == 3) store_floats(to + 2 * o.width, ds[p]);
+  }
+  __syncthreads();
+  float* const to = o.partial + int64_t{blockIdx.x} * sums_width;
+  for (int column = 4 * (group * blockDim.x + thread); column < sums_width; column += 4 * groups * blockDim.x) {
+    float total[4];
+    load_floats(sums + column, total);
     for (int other = 1; other < groups; ++other) {
-      const float* const from = shared + (other - 1) * sums_width + column_of(p);
-      float more_dw[N], more_db[N], more_ds[N] = {};
-      load_floats(from, more_dw);
-      load_floats(from + o.width, more_db);
-      if (o.sums == 3) load_floats(from + 2 * o.width, more_ds);
+      float more[4];
+      load_floats(sums + other * sums_width + column, more);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        dw[p][n] += more_dw[n];
-        db[p][n] += more_db[n];
-        ds[p][n] += more_ds[n];
-      }
+      for (int n = 0; n < 4; ++n) total[n] += more[n];
     }
-    store_floats(to + column_of(p), dw[p]);
-    store_floats(to + o.width + column_of(p), db[p]);
-    if (o.sums == 3) store_floats(to + 2 * o.width + column_of(p), ds[p]);
-  }
-}
-
-/// Warps of a block that takes a row each, and rows that are on their way while one is reduced.
-constexpr int row_warps = 4;
-
-/// The same with a warp for a row: nobody waits for another. The warps of a block take rows warp, warp + row_warps and so on of a chunk.
-template <class T, int packs>
-__global__ __launch_bounds__(row_warps * warp, packs <= 3 ? 3 : 2) void backward_by_warps(const Backward<T> o) {
-  constexpr int N = per_pack<T>;
-  extern __shared__ __align__(16) float shared[];
-  const int lane = threadIdx.x % warp, own = threadIdx.x / warp;
-  const int64_t first = int64_t{blockIdx.x} * chunk_rows;
-  const int count = static_cast<int>(o.rows - first < chunk_rows ? o.rows - first : chunk_rows);
-  const float share = 1.0f / static_cast<float>(o.width);
-  const auto column_of = [&](int p) { return (p * warp + lane) * N; };
-  float dw[packs][N] = {}, db[packs][N] = {}, ds[packs][N] = {};
-  for (int row = own; row < count; row += row_warps) {
-    const int64_t at_row = (first + row) * o.width;
-    Pack<T, N> dy[packs], x[packs], residual[packs];
-#pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      dy[p] = x[p] = residual[p] = Pack<T, N>{};
-      if (column_of(p) >= o.width) continue;
-      dy[p] = load_pack<N>(o.dy + at_row + column_of(p));
-      x[p] = load_pack<N>(o.x + at_row + column_of(p));
-      if (o.residual) residual[p] = load_pack<N>(o.residual + at_row + column_of(p));
-    }
-    const float mean = o.means[first + row], rstd = o.rstds[first + row];
-    float sum_g = 0.0f, sum_gx = 0.0f;
-#pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      if (column_of(p) >= o.width) continue;
-      float g[N], h[N], w[N];
-      widen(dy[p], g);
-      widen(x[p], h);
-      weights_of(o.weight, column_of(p), w);
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        h[n] = (h[n] - mean) * rstd;
-        db[p][n] += g[n];
-        dw[p][n] = fmaf(g[n], h[n], dw[p][n]);
-        g[n] *= w[n];
-        sum_g += g[n];
-        sum_gx = fmaf(g[n], h[n], sum_gx);
-      }
-    }
-    if (!o.dx) continue;
-    const float mean_g = warp_sum(sum_g) * share, mean_gx = warp_sum(sum_gx) * share;
-#pragma unroll
-    for (int p = 0; p < packs; ++p) {
-      if (column_of(p) >= o.width) continue;
-      float g[N], h[N], w[N], r[N];
-      widen(dy[p], g);
-      widen(x[p], h);
-      widen(residual[p], r);
-      weights_of(o.weight, column_of(p), w);
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        h[n] = (h[n] - mean) * rstd;
-        g[n] = (g[n] * w[n] - fmaf(h[n], mean_gx, mean_g)) * rstd;
-        if (o.residual) g[n] += r[n];
-      }
-      const Pack<T, N> stored = narrow<T>(g);
-      store_pack(o.dx + at_row + column_of(p), stored);
-      if (o.sums < 3) continue;
-      widen(stored, g);
-#pragma unroll
-      for (int n = 0; n < N; ++n) ds[p][n] += g[n];
-    }
-  }
-  if (!o.partial) return;
-
-  // The warps' sums are added in order: each in its turn onto what lies in shared memory.
-  const int64_t sums_width = int64_t{o.sums} * o.width;
-  for (int turn = 0; turn < row_warps; ++turn) {
-    if (turn == own) {
-#pragma unroll
-      for (int p = 0; p < packs; ++p) {
-        if (column_of(p) >= o.width) continue;
-        const auto onto = [&](int which, float (&mine)[N]) {
-          float* const to = shared + which * o.width + column_of(p);
-          if (turn > 0) {
-            float before[N];
-            load_floats(to, before);
-#pragma unroll
-            for (int n = 0; n < N; ++n) mine[n] += before[n];
-          }
-          if (turn + 1 < row_warps) store_floats(to, mine);
-          else store_floats(o.partial + blockIdx.x * sums_width + which * o.width + column_of(p), mine);
-        };
-        onto(0, dw[p]);
-        onto(1, db[p]);
-        if (o.sums == 3) onto(2, ds[p]);
-      }
-    }
-    __syncthreads();
+    store_floats(to + column, total);
   }
 }
 
@@ -372,7 +275,7 @@ template <class T>
 __global__ __launch_bounds__(row_threads) void parameters_kernel(const Backward<T> o, const int64_t tiles) {
   const int64_t chunk = blockIdx.x / tiles, column = blockIdx.x % tiles * row_threads + threadIdx.x;
   if (column >= o.width) return;
-  const int64_t first = chunk * chunk_rows, end = first + chunk_rows < o.rows ? first + chunk_rows : o.rows;
+  const int64_t first = chunk * o.chunk_rows, end = first + o.chunk_rows < o.rows ? first + o.chunk_rows : o.rows;
   float dw = 0.0f, db = 0.0f;
   for (int64_t row = first; row < end; ++row) {
     const float g = to_float(o.dy[row * o.width + column]);
@@ -389,7 +292,7 @@ template <class T>
 __global__ __launch_bounds__(row_threads) void sums_kernel(const Backward<T> o, const int64_t tiles) {
   const int64_t chunk = blockIdx.x / tiles, column = blockIdx.x % tiles * row_threads + threadIdx.x;
   if (column >= o.width) return;
-  const int64_t first = chunk * chunk_rows, end = first + chunk_rows < o.rows ? first + chunk_rows : o.rows;
+  const int64_t first = chunk * o.chunk_rows, end = first + o.chunk_rows < o.rows ? first + o.chunk_rows : o.rows;
   float sum = 0.0f;
   for (int64_t row = first; row < end; ++row) sum += to_float(o.dx[row * o.width + column]);
   o.partial[(chunk * o.sums + 2) * o.width + column] = sum;
@@ -417,28 +320,28 @@ __global__ __launch_bounds__(row_threads) void input_kernel(const Backward<T> o)
   });
 }
 
-/// Whole packs of 16 bytes, some of them per thread of a group.
+/// Rows of whole packs of 16 bytes; false: they, or what is asked for ahead, are too long.
 template <class T>
-void backward_packed(const char* op, const Call& call, const Backward<T>& o, int64_t chunks) {
-  const auto by_warps = [&]<int packs>(std::integral_constant<int, packs>) {
-    const size_t shared = o.partial ? o.sums * sizeof(float) * static_cast<size_t>(o.width) : 0;
-    launch(backward_by_warps<T, packs>, grid_of(op, chunks), row_warps * warp, shared, call.stream, o);
+bool backward_packed(const char* op, const Call& call, const Backward<T>& o, int64_t chunks) {
+  if (o.width % per_pack<T> != 0 || !aligned(16, o.dy, o.x, o.weight, o.residual, o.dx)) return false;
+  const auto with = [&]<int packs, bool alone>(std::integral_constant<int, packs>, std::bool_constant<alone>) {
+    constexpr auto kernel = backward_kernel<T, packs, alone>;
+    const int64_t row_warps = blocks_of(o.width / per_pack<T>, packs * warp);
+    if (row_warps > most_row_warps) return false;
+    const int64_t groups = std::max<int64_t>(1, backward_warps<packs> / row_warps);
+    const size_t shared = backward_bytes<packs>(groups * row_warps, row_warps), most = call.device->shared_bytes - 1024;
+    if (shared > most) return false;
+    allow_shared_once<kernel>(std::min(most, alone ? backward_bytes<packs>(backward_warps<packs>, 1) : backward_bytes<packs>(most_row_warps, most_row_warps)));
+    launch(kernel, grid_of(op, chunks), dim3(static_cast<unsigned>(row_warps * warp), static_cast<unsigned>(groups)), shared, call.stream, o);
+    return true;
   };
-  const int64_t row_packs = blocks_of(o.width / per_pack<T>, warp);
-  if (row_packs == 1) return by_warps(std::integral_constant<int, 1>{});
-  if (row_packs == 2) return by_warps(std::integral_constant<int, 2>{});
-  if (row_packs == 3) return by_warps(std::integral_constant<int, 3>{});
-  if (row_packs == 4) return by_warps(std::integral_constant<int, 4>{});
-  const auto with_packs = [&]<int packs>(std::integral_constant<int, packs>) {
-    const int64_t threads = blocks_of(blocks_of(o.width / per_pack<T>, packs), warp) * warp;
-    int groups = 1;
-    while (groups < 8 && (groups + 1) * threads <= backward_threads<packs>) ++groups;
-    const size_t shared = o.partial ? (groups - 1) * o.sums * sizeof(float) * static_cast<size_t>(o.width) : 0;
-    launch(backward_kernel<T, packs>, grid_of(op, chunks), dim3(static_cast<unsigned>(threads), groups), shared, call.stream, o);
-  };
-  if (o.width <= backward_threads<1> * per_pack<T>) with_packs(std::integral_constant<int, 1>{});
-  else if (o.width <= 2 * backward_threads<2> * per_pack<T>) with_packs(std::integral_constant<int, 2>{});
-  else with_packs(std::integral_constant<int, most_packs<T>>{});
+  switch (blocks_of(o.width / per_pack<T>, warp)) {
+    case 1: return with(std::integral_constant<int, 1>{}, std::true_type{});
+    case 2: return with(std::integral_constant<int, 2>{}, std::true_type{});
+    case 3: return with(std::integral_constant<int, 3>{}, std::true_type{});
+    case 4: return with(std::integral_constant<int, 4>{}, std::true_type{});
+    default: return with(std::integral_constant<int, most_packs>{}, std::false_type{});
+  }
 }
 
 /// Operands of T, parameter gradients of O.
@@ -460,16 +363,13 @@ void layer_norm_backward(const Call& call) {
                       dweight || dbias || sum ? reinterpret_cast<float*>(call.workspace) : nullptr,
                       sum ? 3 : 2,
                       dy.rows(),
+                      chunk_rows_of(dy.rows()),
                       static_cast<int>(dy.last())};
   if (o.width == 0) return;
   if (sum && !o.dx) fail(op, "dx", "an output where its sum is one", "nothing");
-  const int64_t chunks = blocks_of(o.rows, chunk_rows);
+  const int64_t chunks = blocks_of(o.rows, o.chunk_rows);
   if (o.partial) need_workspace(op, call, sizeof(float) * chunks * o.sums * o.width);
-  const bool packed = o.width % per_pack<T> == 0 && o.width <= most_packs<T> * backward_threads<most_packs<T>> * per_pack<T> &&
-                      aligned(16, o.dy, o.x, o.weight, o.residual, o.dx);
-  if (chunks > 0 && packed) {
-    backward_packed(op, call, o, chunks);
-  } else if (chunks > 0) {
+  if (chunks > 0 && !backward_packed(op, call, o, chunks)) {
     // dx may lie on dy, so it comes last.
     const int64_t tiles = blocks_of(o.width, row_threads);
     if (o.partial) launch(parameters_kernel<T>, grid_of(op, chunks * tiles), row_threads, 0, call.stream, o, tiles);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "gpu.h"
 
@@ -57,8 +58,19 @@ __device__ inline void store_pack(T* p, const Pack<T, N>& pack) {
 
 template <int N, class T>
 __device__ inline void widen(const Pack<T, N>& pack, float (&values)[N]) {
+  if constexpr (std::is_same_v<T, bf16> && N % 2 == 0) {
+    // One operation each: a bf16 is the upper half of a float.
 #pragma unroll
-  for (int n = 0; n < N; ++n) values[n] = to_float(pack.at[n]);
+    for (int n = 0; n < N; n += 2) {
+      uint32_t pair;
+      memcpy(&pair, &pack.at[n], sizeof pair);
+      values[n] = __uint_as_float(pair << 16);
+      values[n + 1] = __uint_as_float(pair & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] = to_float(pack.at[n]);
+  }
 }
 
 #if !defined(__HIP__)
@@ -97,9 +109,10 @@ __device__ inline void load_floats(const T* p, float (&values)[N]) {
   constexpr int step = N < per_pack<T> ? N : per_pack<T>;
 #pragma unroll
   for (int n = 0; n < N; n += step) {
-    const Pack<T, step> pack = load_pack<step>(p + n);
+    float part[step];
+    widen(load_pack<step>(p + n), part);
 #pragma unroll
-    for (int i = 0; i < step; ++i) values[n + i] = to_float(pack.at[i]);
+    for (int i = 0; i < step; ++i) values[n + i] = part[i];
   }
 }
 

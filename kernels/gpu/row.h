@@ -11,37 +11,48 @@ inline constexpr int row_threads = 256;
 
 /// `threads` (a warp, or a block of row_threads) share a row; each holds `packs` packs of it, or with 0 none.
 template <int threads, int packs>
-struct RowShape {};
+struct RowShape {
+  /// Packs that every thread has: rows that are so short that one more is in doubt have another shape.
+  static constexpr int sure = threads == warp ? packs - 1 : packs / 2;
+};
 
 /// Calls f(RowShape) for rows of `width` elements of T.
 template <class T, class F>
 void with_row_shape(int64_t width, bool packed, F&& f) {
   const int64_t packs = width / per_pack<T>;
   if (!packed || width % per_pack<T> != 0 || packs > 8 * row_threads) return f(RowShape<row_threads, 0>{});
-  if (packs <= warp) return f(RowShape<warp, 1>{});
-  if (packs <= 2 * warp) return f(RowShape<warp, 2>{});
-  if (packs <= 3 * warp) return f(RowShape<warp, 3>{});
-  if (packs <= 4 * warp) return f(RowShape<warp, 4>{});
-  if (packs <= 6 * warp) return f(RowShape<warp, 6>{});
-  if (packs <= 8 * warp) return f(RowShape<warp, 8>{});
+  switch (blocks_of(packs, warp)) {
+    case 1: return f(RowShape<warp, 1>{});
+    case 2: return f(RowShape<warp, 2>{});
+    case 3: return f(RowShape<warp, 3>{});
+    case 4: return f(RowShape<warp, 4>{});
+    case 5: return f(RowShape<warp, 5>{});
+    case 6: return f(RowShape<warp, 6>{});
+    case 7: return f(RowShape<warp, 7>{});
+    case 8: return f(RowShape<warp, 8>{});
+  }
   if (packs <= 2 * row_threads) return f(RowShape<row_threads, 2>{});
   if (packs <= 4 * row_threads) return f(RowShape<row_threads, 4>{});
   return f(RowShape<row_threads, 8>{});
 }
 
-/// The row that this thread helps with, and its number among those that do. A block takes row_threads / threads rows.
+/// Threads of a block: with few rows each its place is soon another's.
+template <int threads>
+inline constexpr int block_threads = threads == warp ? 128 : row_threads;
+
+/// The row that this thread helps with.
 template <int threads>
 __device__ inline int64_t own_row() {
-  return int64_t{blockIdx.x} * (row_threads / threads) + threadIdx.x / threads;
+  return int64_t{blockIdx.x} * (block_threads<threads> / threads) + threadIdx.x / threads;
 }
 template <int threads>
 inline int64_t row_blocks(int64_t rows) {
-  return blocks_of(rows, row_threads / threads);
+  return blocks_of(rows, block_threads<threads> / threads);
 }
 
 template <class T, int threads, int packs>
 struct Row {
-  static constexpr int N = packs ? per_pack<T> : 1;
+  static constexpr int N = packs ? per_pack<T> : 1, sure = RowShape<threads, packs>::sure;
   const T* from;
   int width;
   Pack<T, N> held[packs ? packs : 1];
@@ -50,7 +61,7 @@ struct Row {
     if constexpr (packs > 0) {
 #pragma unroll
       for (int p = 0; p < packs; ++p)
-        if (column_of(p) < width) held[p] = load_pack<N>(from + column_of(p));
+        if (p < sure || column_of(p) < width) held[p] = load_pack<N>(from + column_of(p));
     }
   }
 
@@ -69,7 +80,7 @@ struct Row {
     if constexpr (packs > 0) {
 #pragma unroll
       for (int p = 0; p < packs; ++p) {
-        if (column_of(p) >= width) continue;
+        if (p >= sure && column_of(p) >= width) continue;
         get(p, column_of(p), values);
         f(p, column_of(p), values);
       }

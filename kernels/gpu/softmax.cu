@@ -6,7 +6,7 @@ namespace deeptroupe::gpu {
 namespace {
 
 template <class T, int threads, int packs>
-__global__ __launch_bounds__(row_threads) void softmax_kernel(const T* x, T* y, const int64_t rows, const int width) {
+__global__ __launch_bounds__(block_threads<threads>) void softmax_kernel(const T* x, T* y, const int64_t rows, const int width) {
   const int64_t index = own_row<threads>();
   if (index >= rows) return;
   const Row<T, threads, packs> row(x + index * width, width);
@@ -30,7 +30,7 @@ __global__ __launch_bounds__(row_threads) void softmax_kernel(const T* x, T* y, 
 }
 
 template <class T, int threads, int packs>
-__global__ __launch_bounds__(row_threads) void softmax_backward_kernel(const T* dy, const T* y, T* dx, const int64_t rows, const int width) {
+__global__ __launch_bounds__(block_threads<threads>) void softmax_backward_kernel(const T* dy, const T* y, T* dx, const int64_t rows, const int width) {
   const int64_t index = own_row<threads>();
   if (index >= rows) return;
   const Row<T, threads, packs> g(dy + index * width, width), p(y + index * width, width);
@@ -64,7 +64,7 @@ void softmax(const Call& call) {
   const int width = width_of("softmax", call.in(0));
   if (rows == 0 || width == 0) return;
   with_row_shape<T>(width, aligned(16, x, y), [&]<int threads, int packs>(RowShape<threads, packs>) {
-    launch(softmax_kernel<T, threads, packs>, grid_of("softmax", row_blocks<threads>(rows)), row_threads, 0, call.stream, x, y, rows, width);
+    launch(softmax_kernel<T, threads, packs>, grid_of("softmax", row_blocks<threads>(rows)), block_threads<threads>, 0, call.stream, x, y, rows, width);
   });
 }
 
@@ -78,7 +78,7 @@ void softmax_backward(const Call& call) {
   const int width = width_of(op, call.in(0));
   if (rows == 0 || width == 0) return;
   with_row_shape<T>(width, aligned(16, dy, y, dx), [&]<int threads, int packs>(RowShape<threads, packs>) {
-    launch(softmax_backward_kernel<T, threads, packs>, grid_of(op, row_blocks<threads>(rows)), row_threads, 0, call.stream, dy, y, dx, rows,
+    launch(softmax_backward_kernel<T, threads, packs>, grid_of(op, row_blocks<threads>(rows)), block_threads<threads>, 0, call.stream, dy, y, dx, rows,
            width);
   });
 }

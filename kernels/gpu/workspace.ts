@@ -24,6 +24,9 @@ const whole = (bytes: number): number => Math.ceil(bytes / 256) * 256
 /** Sums of chunks of rows, f32. */
 const chunkSums = (rows: number, chunk: number, columns: number): number => Math.ceil(rows / chunk) * columns * 4
 
+/** Rows of a chunk in the backward of a norm: about 256 chunks of many rows (`chunk_rows_of` of norm.cu). */
+const normChunk = (rows: number): number => Math.max(16, Math.ceil(Math.ceil(rows / 256) / 8) * 8)
+
 /** What a matrix product may use for split sums (`product_workspace` of products.h). */
 const productBytes = 64 << 20
 const product: WorkspaceRule = () => productBytes
@@ -78,13 +81,15 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
   attention_backward: (inputs, _outputs, attributes) => attentionBackward(inputs[1]!, int(attributes, 'heads')),
   /** The product's, which sums of rows take over after it. */
   linear_input_gradient_activation: (_inputs, [dpre, sum]) =>
-    Math.max(productBytes, sum ? chunkSums(rowsOf(dpre!.shape), 256, lastDim(dpre!.shape)) : 0),
+    Math.max(productBytes, sum ? chunkSums(rowsOf(dpre!.shape), 64, lastDim(dpre!.shape)) : 0),
   sum_leading: ([x], [sum]) => {
     const width = elements(sum!.shape)
     return width === 0 ? 0 : chunkSums(elements(x!.shape) / width, 256, width)
   },
-  layer_norm_backward: ([dy], _outputs, attributes) =>
-    chunkSums(rowsOf(dy!.shape), 64, (option(attributes, 'sum') ? 3 : 2) * lastDim(dy!.shape)),
+  layer_norm_backward: ([dy], _outputs, attributes) => {
+    const rows = rowsOf(dy!.shape)
+    return chunkSums(rows, normChunk(rows), (option(attributes, 'sum') ? 3 : 2) * lastDim(dy!.shape))
+  },
   cross_entropy: (inputs) => rowsOf(inputs[0]!.shape) * 8,
   linear_cross_entropy: head,
   linear_cross_entropy_gradients: head,

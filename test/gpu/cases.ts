@@ -89,11 +89,14 @@ function* products(): Generator<OpCase> {
       yield opCase('linear_weight_gradient', title, (r) => [r.normal([rows, k]), r.normal([rows, n])], options)
       const derivative: Make = (r) => [...gradient(r), r.normal([rows, k])]
       yield opCase('linear_input_gradient_activation', title, derivative, activated)
-      yield opCase('linear_input_gradient_activation', `${title}, sum`, derivative, {
-        ...large,
-        attributes: { ...activated.attributes, sum: 1 },
-        needs: 'linear_input_gradient_activation_sum',
-      })
+      for (const wide of [0, 1]) {
+        yield opCase('linear_input_gradient_activation', `${title}, sum${wide ? ', wide' : ''}`, derivative, {
+          ...large,
+          attributes: { ...activated.attributes, sum: 1, wide },
+          needs: 'linear_input_gradient_activation_sum',
+          halvesOnly: wide === 1,
+        })
+      }
     }
   }
 }
@@ -102,6 +105,8 @@ function* rows(): Generator<OpCase> {
   for (const shape of [
     [77, 768],
     [130, 1600],
+    [21, 3072],
+    [4200, 96],
     [33, 5001],
   ]) {
     const title = `[${shape.join(', ')}]`
@@ -109,15 +114,20 @@ function* rows(): Generator<OpCase> {
     const attributes = { epsilon: 1e-5 }
     const operands: Make = (r) => [r.normal(shape, 1.5, 0.5), r.normal([width]), r.normal([width])]
     yield opCase('layer_norm', title, operands, { ...large, attributes })
-    for (const sum of [0, 1]) {
+    for (const [sum, wide] of [
+      [0, 0],
+      [1, 0],
+      [1, 1],
+    ] as const) {
       const backward: Make = (r) => {
         const [x, weight] = operands(r)
         const [, mean, rstd] = runReference('layer_norm', [x!, weight!, null], attributes)
         return [r.normal(shape), x!, weight!, mean!, rstd!, r.normal(shape)]
       }
-      yield opCase('layer_norm_backward', `${title}${sum ? ', sum' : ''}`, backward, {
+      yield opCase('layer_norm_backward', `${title}${sum ? ', sum' : ''}${wide ? ', wide' : ''}`, backward, {
         ...large,
-        attributes: { sum },
+        attributes: { sum, wide },
+        halvesOnly: wide === 1,
         ...(sum === 1 && { needs: 'layer_norm_backward_sum' as const }),
       })
     }

@@ -77,6 +77,15 @@ std::vector<T> copied(const void* data, size_t count) {
   return host;
 }
 
+/// Element i of an array of floats on the host.
+inline double as_double(const void* data, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::f32: return static_cast<const float*>(data)[i];
+    case DType::bf16: return __bfloat162float(static_cast<const bf16*>(data)[i]);
+    default: return __half2float(static_cast<const f16*>(data)[i]);
+  }
+}
+
 /// Median milliseconds of one call of `enqueue` on the default stream, over rounds of several.
 template <class F>
 double median_milliseconds(F&& enqueue, int rounds = 9) {

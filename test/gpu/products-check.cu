@@ -14,14 +14,6 @@ struct Shape {
 };
 constexpr Shape shapes[] = {{1, 1, 1}, {7, 5, 3}, {64, 64, 64}, {65, 129, 33}, {1, 768, 1600}, {300, 1, 40}, {256, 384, 4096}, {1000, 257, 512}, {16, 50257, 24}};
 
-double as_double(const void* data, DType dtype, int64_t i) {
-  switch (dtype) {
-    case DType::f32: return static_cast<const float*>(data)[i];
-    case DType::bf16: return __bfloat162float(static_cast<const bf16*>(data)[i]);
-    default: return __half2float(static_cast<const f16*>(data)[i]);
-  }
-}
-
 /// How far two results are apart at the most, in units of what their roundings and sums may differ by and of `slack`, and where.
 struct Difference {
   double worst = 0;

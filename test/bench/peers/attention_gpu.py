@@ -1,6 +1,7 @@
 """Times PyTorch's scaled_dot_product_attention on a GPU: causal, bf16, heads of 64 and 128, by backend, forward and backward.
 
-One argument, JSON: tokens (of all rows together), width (heads x size). Prints a line of JSON for each: {"kernel", "backend", "ms", "tflops"}.
+One argument, JSON: tokens (of all rows together), width (heads x size). Prints a line of JSON for each: {"kernel", "backend", "ms", "tflops",
+"chosen"}, the last the name of autograd's node, which tells what PyTorch picked (FlashAttention-2 where it does not find its own cuDNN).
 The backends: default (what PyTorch picks for q, k and v in tensors of their own), packed (the same for parts of one tensor, as a model's
 projection makes them), flash (FlashAttention-2), deterministic (default under deterministic algorithms).
 """
@@ -49,7 +50,8 @@ def measure(name, backend, size, length, tokens, width):
             ms = milliseconds(run)
             # Half of the products, as causal attention needs them; 2.5 times the forward's for backward.
             flops = 2 * rows * heads * length * length * size * (1 if kind == "forward" else 2.5)
-            print(json.dumps({"kernel": kernel, "backend": name, "ms": round(ms, 4), "tflops": round(flops / ms / 1e9, 1)}), flush=True)
+            line = {"kernel": kernel, "backend": name, "ms": round(ms, 4), "tflops": round(flops / ms / 1e9, 1)}
+            print(json.dumps({**line, "chosen": out.grad_fn.name()}), flush=True)
 
     torch.use_deterministic_algorithms(name == "deterministic")
     if backend is None:
