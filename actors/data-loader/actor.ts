@@ -1,6 +1,8 @@
-// Fills batches ahead of the ranks, in shared memory: row k * micro + i of a batch is sample i of micro-batch k.
+// Fills batches ahead of the ranks, in shared memory: row k * micro + i of a batch is sample i of micro-batch k. Whoever needs the order of
+// a micro-batch's tokens has it from here, made while the ranks are at an earlier step.
 import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { createSampler, type Sampler } from '../../runtime/data/sampler.js'
+import { orderInputs, type SlotArrays, type SlotShape, slotArrays } from '../../runtime/data/slot.js'
 import { TokenSource } from '../../runtime/data/source.js'
 import type { DataLoaderArgs, DataLoaderProtocol } from './protocol.js'
 
@@ -8,33 +10,29 @@ interface LoaderState {
   readonly source: TokenSource
   readonly evaluation: TokenSource | null
   readonly sampler: Sampler
-  readonly slots: readonly SharedArrayBuffer[]
-  readonly rows: number
-}
-
-function arrays({ slots, rows }: LoaderState, slot: number, seq: number): { inputs: Int32Array; targets: Int32Array } {
-  const length = rows * seq
-  const batch = new Int32Array(slots[slot]!)
-  return { inputs: batch.subarray(0, length), targets: batch.subarray(length, 2 * length) }
+  readonly slots: readonly SlotArrays[]
+  readonly batch: SlotShape
 }
 
 const behaviour: Behaviour<DataLoaderProtocol, LoaderState, DataLoaderArgs> = {
-  init: (_context, { source, evaluation, seed, shuffle, slots, rows }) => ({
+  init: (_context, { source, evaluation, seed, shuffle, slots, batch }) => ({
     source: new TokenSource(source),
     evaluation: evaluation && new TokenSource(evaluation),
     sampler: createSampler({ samples: source.samples, seed, shuffle }),
-    slots,
-    rows,
+    slots: slots.map((memory) => slotArrays(batch, memory)),
+    batch,
   }),
   receive: {
     fill(state, { slot, sample }) {
-      const { inputs, targets } = arrays(state, slot, state.source.seq)
-      const indices = Array.from({ length: state.rows }, (_, i) => state.sampler.sampleAt(sample + i))
-      state.source.read(indices, inputs, targets)
+      const { source, sampler, batch } = state
+      const arrays = state.slots[slot]!
+      const indices = Array.from({ length: batch.rows }, (_, i) => sampler.sampleAt(sample + i))
+      source.read(indices, arrays.inputs, arrays.targets)
+      orderInputs(batch, arrays, source.vocabulary)
     },
     fillEvaluation(state, { slot, first, rows }) {
       const source = state.evaluation!
-      const { inputs, targets } = arrays(state, slot, source.seq)
+      const { inputs, targets } = state.slots[slot]!
       const count = Math.max(0, Math.min(rows, source.samples - first))
       inputs.fill(0)
       targets.fill(-1)

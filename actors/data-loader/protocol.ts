@@ -1,4 +1,5 @@
 // What the data loader is asked: to fill a slot. A slot is free again when the supervisor asks for it anew: slots are the credits.
+import type { SlotShape } from '../../runtime/data/slot.js'
 import type { SourceHandle } from '../../runtime/data/source.js'
 
 export interface DataLoaderArgs {
@@ -7,8 +8,7 @@ export interface DataLoaderArgs {
   readonly seed: number
   readonly shuffle: boolean
   readonly slots: readonly SharedArrayBuffer[]
-  /** Rows of a global batch. */
-  readonly rows: number
+  readonly batch: SlotShape
 }
 
 export type DataLoaderProtocol = {

@@ -1,7 +1,7 @@
 // The engine: a prepared run brought to life as a tree of actors, and the loop that drives it. A failure takes the supervisor and its
 // ranks down; with restarts left they rise again, the state is regained, and the lost steps are replayed.
 import { type Observable, Subject } from 'rxjs'
-import type { DeviceGroup } from '../../native/index.js'
+import { type DeviceGroup, groupProgress, type RankProgress } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
 import { findCheckpoint } from '../../runtime/checkpoint/manifest.js'
 import {
@@ -90,6 +90,11 @@ export class Engine {
   /** Steps done so far. */
   get step(): number {
     return this.#state.progress.step
+  }
+
+  /** How many instructions each rank has done since it was raised, and whether it waits in a collective for others. */
+  progress(): RankProgress[] {
+    return groupProgress(this.#troupe.group.token)
   }
 
   /** Live and peak bytes of a rank's arenas as they were really reserved. */

@@ -41,7 +41,9 @@ const defaultPrefetch = 5e7
 
 function optimizerPlan(spec: OptimizerSpec, groups: readonly ResolvedGroup[]): OptimizerPlan {
   if (spec.kind === 'adam') {
-    return { kind: 'adam', attributes: { decoupled: spec.decoupled ? 1 : 0, epsilon: spec.eps }, groups }
+    const { stochasticRounding } = spec
+    const attributes = { decoupled: spec.decoupled ? 1 : 0, epsilon: spec.eps }
+    return { kind: 'adam', attributes, groups, stochasticRounding }
   }
   const { momentum, dampening, nesterov } = spec
   return { kind: 'sgd', attributes: { momentum, dampening, nesterov: nesterov ? 1 : 0 }, groups }

@@ -75,12 +75,13 @@ export async function snapshot(
   staging: Staging,
   tokenizer: string | undefined,
 ): Promise<CheckpointFile[]> {
-  const states = stateKinds(compilation)
+  const [parameters, states] = [parameterKinds(compilation), stateKinds(compilation)]
   const kinds: readonly [string, readonly TensorKind[], Readonly<Record<string, string>>][] = [
-    [modelFile, parameterKinds(compilation), modelMetadata],
+    [modelFile, widestFirst(parameters), modelMetadata],
     [optimizerFile, states, {}],
   ]
-  const files = textFiles(model, 'f32', tokenizer)
+  const full = parameters.every(({ dtype }) => dtype === 'bf16') ? 'bf16' : 'f32'
+  const files = textFiles(model, full, tokenizer)
   for (const [name, own, metadata] of kinds) {
     if (own.length > 0) files.push(await tensorsFile(name, own, metadata, compilation, access, staging))
   }
@@ -96,11 +97,14 @@ export async function weightsSnapshot(
   staging: Staging,
   tokenizer: string | undefined,
 ): Promise<CheckpointFile[]> {
-  // The widest first, so that every tensor is aligned.
-  const kinds = weightKinds(compilation).toSorted((a, b) => dtypeBytes[b.dtype] - dtypeBytes[a.dtype])
+  const kinds = widestFirst(weightKinds(compilation))
   const weights = await tensorsFile(modelFile, kinds, modelMetadata, compilation, access, staging)
   return [...textFiles(model, dtype, tokenizer), weights]
 }
+
+/** So that every tensor of a file is aligned. */
+const widestFirst = (kinds: readonly TensorKind[]): TensorKind[] =>
+  kinds.toSorted((a, b) => dtypeBytes[b.dtype] - dtypeBytes[a.dtype])
 
 /** All tensors of some kinds, from all ranks. */
 async function tensorsFile(

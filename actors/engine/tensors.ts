@@ -27,8 +27,8 @@ export interface TensorKind {
 }
 
 /**
- * Where parameters are read and written in full precision: in f32 units themselves, or in the masters of units in 16 bits. Without
- * training there are no masters, and what is written is rounded.
+ * Where parameters are read and written in full precision: in f32 units themselves, or in the masters of units in 16 bits. Where there
+ * are no masters, without training or with stochastic rounding, what is written is rounded to nearest.
  */
 export const parameterKinds = ({ layout, sharding }: Compilation): TensorKind[] =>
   inKinds(layout.parameters, ({ unit }) =>

@@ -1,9 +1,11 @@
 // The actors of a run with their memory and batches. Raised for a run, and again where a checkpoint brings another order of samples.
 import { createGroup, type DeviceGroup } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
+import { slotBytes } from '../../runtime/data/slot.js'
 import type { ActorSystem } from '../../transports/index.js'
 import { supervisor } from '../supervisor/actor.js'
 import type { SupervisorProtocol } from '../supervisor/protocol.js'
+import { slotShape } from './batch.js'
 import { EngineError } from './errors.js'
 import { explain } from './failure.js'
 import type { Prepared } from './prepare.js'
@@ -43,8 +45,8 @@ export async function raise(
   system: ActorSystem,
   { seed, shuffle, restarts }: Raising,
 ): Promise<Troupe> {
-  const { config, compilation, cores, device, isa, options, ranks, sequence, stallSeconds, threads } = prepared
-  const { train, micro, accumulation } = config.batch
+  const { config, compilation, cores, device, isa, options, ranks, stallSeconds, threads } = prepared
+  const batch = slotShape(prepared)
   const group = createGroup({
     device,
     ranks,
@@ -54,9 +56,7 @@ export async function raise(
     ...(options.gpu && { gpu: options.gpu }),
   })
   try {
-    const slots = options.data
-      ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(2 * train * sequence * 4))
-      : []
+    const slots = options.data ? Array.from({ length: slotCount }, () => new SharedArrayBuffer(slotBytes(batch))) : []
     const programs = Object.fromEntries(
       Object.entries(compilation.programs).map(([name, { bytes }]) => [name, shared(bytes)]),
     )
@@ -69,7 +69,7 @@ export async function raise(
           cores,
           programs,
           slots,
-          batch: { rows: train, micro, accumulation, sequence },
+          batch: { ...batch, accumulation: config.batch.accumulation },
         },
         loader: options.data
           ? {
@@ -78,7 +78,7 @@ export async function raise(
               seed,
               shuffle,
               slots,
-              rows: train,
+              batch,
             }
           : null,
         serviceWorker: ranks,

@@ -5,6 +5,7 @@ import { decodeProgram } from '../../kernels/abi/program.js'
 import type { GroupToken, RankDevice } from '../../native/device.js'
 import { abortGroup, groupProgress, openRank } from '../../native/index.js'
 import { type ActorContext, type Behaviour, defineActor } from '../../runtime/actor/definition.js'
+import { slotArrays } from '../../runtime/data/slot.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import { optimizerShard } from '../optimizer-shard/actor.js'
 import { forgetDevice, readRegions, shareDevice, writeRegions } from './device.js'
@@ -47,7 +48,7 @@ async function open(
     rank,
     device,
     programs: new Map(handles),
-    slots,
+    slots: slots.map((memory) => slotArrays(batch, memory)),
     batch,
     optimizer,
     held: device.kept,

@@ -2,6 +2,7 @@
 // outlives it where it ends in order and knows what it holds.
 import type { ArenaName } from '../../kernels/abi/program.js'
 import type { GroupToken } from '../../native/device.js'
+import type { SlotShape } from '../../runtime/data/slot.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
 import type { Region } from './device.js'
 import type { Fault } from './fault.js'
@@ -19,12 +20,9 @@ export interface RankArgs {
   readonly batch: BatchShape
 }
 
-/** How a global batch lies in a slot: `rows` rows of inputs, then as many of targets, `sequence` i32 each. */
-export interface BatchShape {
-  readonly rows: number
-  readonly micro: number
+/** How a global batch lies in a slot, and how many micro-batches of it each rank takes. */
+export interface BatchShape extends SlotShape {
   readonly accumulation: number
-  readonly sequence: number
 }
 
 /** One training step as every rank is told of it. */

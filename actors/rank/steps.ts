@@ -4,7 +4,9 @@ import type { Program } from '../../kernels/abi/program.js'
 import { type GroupToken, type RankDevice, RunError, type RunOptions, type RunReport } from '../../native/device.js'
 import { groupProgress } from '../../native/index.js'
 import type { ActorRef } from '../../runtime/actor/protocol.js'
+import type { SlotArrays } from '../../runtime/data/slot.js'
 import type { ProgramName } from '../../runtime/graph/compile.js'
+import { orderName } from '../../runtime/graph/passes/order.js'
 import type { OptimizerShardProtocol } from '../optimizer-shard/protocol.js'
 import { sufferAfter, sufferBefore, sufferDuring } from './fault.js'
 import type { BatchShape, StepOrder, StepReport } from './protocol.js'
@@ -20,7 +22,7 @@ export interface RankState {
   readonly rank: number
   readonly device: RankDevice
   readonly programs: ReadonlyMap<ProgramName, Loaded>
-  readonly slots: readonly SharedArrayBuffer[]
+  readonly slots: readonly SlotArrays[]
   readonly batch: BatchShape
   readonly optimizer: ActorRef<OptimizerShardProtocol>
   /** The step at whose end parameters and optimizer states are once no run is under way; null: not known. */
@@ -59,12 +61,12 @@ export function binding(state: RankState, program: Program, name: string): Int32
 }
 
 export function setRows(state: RankState, program: Program, slot: number, row: number): void {
-  const { rows, sequence, micro } = state.batch
-  const batch = new Int32Array(state.slots[slot]!)
-  const count = micro * sequence
-  binding(state, program, 'tokens').set(batch.subarray(row * sequence, row * sequence + count))
-  const targets = (rows + row) * sequence
-  binding(state, program, 'targets').set(batch.subarray(targets, targets + count))
+  const { inputs, targets, order } = state.slots[slot]!
+  const { sequence, micro } = state.batch
+  const [from, to] = [row * sequence, (row + micro) * sequence]
+  binding(state, program, 'tokens').set(inputs.subarray(from, to))
+  binding(state, program, 'targets').set(targets.subarray(from, to))
+  if (order && orderName in program.bindings) binding(state, program, orderName).set(order.subarray(from, to))
 }
 
 /** Runs a program behind those under way. After a failure inside the update nothing is known of what this rank holds. */

@@ -9,7 +9,7 @@ namespace deeptroupe::abi {
 
 inline constexpr uint32_t abi_version = 1;
 inline constexpr uint32_t program_magic = 0x47505444;
-inline constexpr uint64_t op_table_hash = 0xbd3f88e5ddfa4ffe;
+inline constexpr uint64_t op_table_hash = 0xb37d477b2d24cc7a;
 inline constexpr uint32_t absent = 0xffffffff;
 inline constexpr uint32_t max_dims = 6;
 
@@ -251,6 +251,7 @@ struct AdamAttributes {
   double weight_decay;
   int64_t length;
   int64_t shards;
+  int64_t origin;
   int64_t ranges_count;
   const int64_t* ranges() const { return reinterpret_cast<const int64_t*>(this + 1); }
 };
@@ -350,13 +351,13 @@ inline constexpr OpInfo op_table[] = {
     {Opcode::linear_cross_entropy_gradients, "linear_cross_entropy_gradients", 4, 0, 3, 0, 4, false},
     {Opcode::dropout, "dropout", 2, 2, 1, 3, 2, false},
     {Opcode::embedding, "embedding", 2, 0, 1, 0, 0, false},
-    {Opcode::embedding_backward, "embedding_backward", 3, 4, 1, 0, 2, false},
+    {Opcode::embedding_backward, "embedding_backward", 4, 12, 1, 0, 2, false},
     {Opcode::arange, "arange", 0, 0, 1, 0, 1, false},
     {Opcode::fill, "fill", 0, 0, 1, 0, 2, true},
     {Opcode::bucket, "bucket", 0, 0, 1, 0, 2, true},
     {Opcode::initialize_constant, "initialize_constant", 1, 0, 1, 0, 4, false},
     {Opcode::initialize_normal, "initialize_normal", 1, 0, 1, 1, 7, false},
-    {Opcode::adam, "adam", 6, 32, 4, 10, 5, true},
+    {Opcode::adam, "adam", 6, 32, 4, 12, 6, true},
     {Opcode::sgd, "sgd", 4, 4, 2, 4, 6, true},
     {Opcode::norm_chunks, "norm_chunks", 1, 0, 1, 0, 2, false},
     {Opcode::clip_control, "clip_control", 2, 2, 1, 0, 1, true},

@@ -30,6 +30,9 @@ DT_ANYWHERE void philox4x32(const uint32_t counter[4], const uint32_t key[2], ui
   out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
+/// First word of the counters of stochastic rounding (`adam` in kernels/ops/optimizer.ts).
+inline constexpr uint32_t rounding_counter = 0x726f756e;
+
 /// ln x of a positive normal number, to 2 ulp: x = 2^k m with m near 1, ln m = 2 artanh((m - 1) / (m + 1)) by its series.
 DT_ANYWHERE double natural_logarithm(double x) {
   uint64_t bits;

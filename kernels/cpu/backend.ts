@@ -12,6 +12,7 @@ export const cpuBackend = (threads: number): Backend => ({
   // A cache line, and the width of the widest vector.
   alignment: 64,
   overlaps: false,
+  tokenOrder: false,
   workspace: (op, inputs, outputs, attributes) => cpuWorkspace[op.name]?.(inputs, outputs, attributes, threads) ?? 0,
   // A multiple of 128, and at least that.
   logitRows: (rows, classes) => Math.min(rows, Math.max(128, Math.floor(logitBytes / 4 / classes / 128) * 128)),

@@ -1,6 +1,7 @@
 // Parameter updates over flat units and the global norm that guards them. Every element goes through one sequence of IEEE
 // operations, whatever vector or block it falls into, so shards and threads cannot change a bit.
 #include "../abi/step.h"
+#include "philox.h"
 #include "unit.h"
 
 namespace deeptroupe::DT_ISA {
@@ -30,13 +31,42 @@ DT_INLINE void each_run(const Call& call, const A& attributes, Slice slice, F bo
 /// The run-time scalars of the candidate that `control` says, of `count` roles.
 const double* candidate_of(const Call& call, const double* control, int count) { return call.scalars + (control[3] != 0 ? count : 0); }
 
-/// Gradients of G; the new parameters also go to `copy`, in C, if it is there.
-template <bool decoupled, class G, class C>
+/// 16 random bits for each of 8 * VL neighbouring elements, by their global number.
+struct Dice {
+  static constexpr int64_t group = 8 * VL;
+  int64_t drawn = -1;
+  uint16_t bits[group];
+
+  /// Elements from `n` on that one draw covers.
+  static int64_t left(int64_t n) { return group - n % group; }
+
+  /// Of element `n` and those after it, in the low halves of the lanes.
+  DT_INLINE vu at(int64_t n, int count, const uint32_t key[2], uint32_t step) {
+    if (n / group != drawn) {
+      drawn = n / group;
+      const uint64_t block = static_cast<uint64_t>(drawn) * VL;
+      const uint32_t counter[4] = {rounding_counter, static_cast<uint32_t>(block >> 32), step, static_cast<uint32_t>(block)};
+      vu words[4];
+      philox4x32_vector(counter, key, words);
+      std::memcpy(bits, words, sizeof bits);
+    }
+    return __builtin_convertvector(load_half(bits + n % group, count), vu);
+  }
+};
+
+/// p rounded to a bf16 neighbour by 16 random bits in each lane; what is not finite stays.
+DT_INLINE vf round_stochastically(vf p, vu random) {
+  const vu exact = (vu)p;
+  return select((exact & 0x7f800000u) != 0x7f800000u, (vf)((exact + random) & 0xffff0000u), p);
+}
+
+/// Gradients of G and parameters of P, f32 or bf16; the new parameters also go to `copy`, in C, if it is there.
+template <bool decoupled, class P, class G, class C>
 void adam_runs(const Call& call, const abi::AdamAttributes& attributes, const double* control) {
   constexpr const char* op = "adam";
   const int64_t length = attributes.length;
   const Slice slice = slice_of(call, length, attributes.shards);
-  float* parameter = unit_base(op, "parameter", call.in(0), length, slice);
+  P* parameter = unit_base<P>(op, "parameter", call.in(0), length, slice);
   const G* gradient = unit_base<G>(op, "gradient", call.in(1), length, slice);
   float* first_moment = unit_base(op, "m", call.in(2), length, slice);
   float* second_moment = unit_base(op, "v", call.in(3), length, slice);
@@ -48,9 +78,16 @@ void adam_runs(const Call& call, const abi::AdamAttributes& attributes, const do
   const vf root2 = splat_rounded(std::sqrt(scalars[4])), epsilon = splat_rounded(attributes.epsilon);
   const vf decay = splat_rounded(decoupled ? 1 - learning_rate * attributes.weight_decay : attributes.weight_decay);
   const vf rate = splat_rounded(-(learning_rate / scalars[3]));
+  constexpr bool stochastic = is_half<P>;
+  const int64_t origin = attributes.origin;
+  const uint64_t seed = stochastic ? static_cast<uint64_t>(call.scalars[10]) : 0;
+  const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  const uint32_t step = stochastic ? static_cast<uint32_t>(static_cast<uint64_t>(call.scalars[11])) : 0;
   each_run(call, attributes, slice, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += VL) {
-      const int n = lanes_left(end - i);
+    Dice dice;
+    for (int64_t i = begin, n; i < end; i += n) {
+      n = lanes_left(end - i);
+      if (stochastic && n > Dice::left(origin + i)) n = Dice::left(origin + i);
       vf p = load_part(parameter + i, n);
       vf g = load_part(gradient + i, n) * factor;
       if (!decoupled) g = fma(decay, p, g);
@@ -61,6 +98,7 @@ void adam_runs(const Call& call, const abi::AdamAttributes& attributes, const do
       store_part(first_moment + i, m, n);
       store_part(second_moment + i, v, n);
       p = fma(rate, m / denominator, p);
+      if constexpr (stochastic) p = round_stochastically(p, dice.at(origin + i, static_cast<int>(n), key, step));
       store_part(parameter + i, p, n);
       if (copy) store_part(copy + i, p, n);
     }
@@ -72,12 +110,13 @@ void adam(const Call& call) {
   const double* control = data_of<double>("adam", "control", call.in(4));
   if (control[2] == 0) return;
   with_float("adam", "gradient", call.in(1), [&]<class G>(TypeTag<G>) {
-    const auto run = [&]<class C>(TypeTag<C>) {
-      if (attributes.decoupled) adam_runs<true, G, C>(call, attributes, control);
-      else adam_runs<false, G, C>(call, attributes, control);
+    const auto run = [&]<class P, class C>(TypeTag<P>, TypeTag<C>) {
+      if (attributes.decoupled) adam_runs<true, P, G, C>(call, attributes, control);
+      else adam_runs<false, P, G, C>(call, attributes, control);
     };
-    if (call.has_in(5) && call.in(5).dtype == DType::f16) run(TypeTag<f16>{});
-    else run(TypeTag<bf16>{});
+    if (call.in(0).dtype == DType::bf16) run(TypeTag<bf16>{}, TypeTag<bf16>{});
+    else if (call.has_in(5) && call.in(5).dtype == DType::f16) run(TypeTag<float>{}, TypeTag<f16>{});
+    else run(TypeTag<float>{}, TypeTag<bf16>{});
   });
 }
 

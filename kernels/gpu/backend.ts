@@ -9,6 +9,7 @@ export const gpuBackend = (logitChunks = 1): Backend => ({
   fusions: gpuFusions,
   alignment: 256,
   overlaps: true,
+  tokenOrder: true,
   workspace: (op, inputs, outputs, attributes) => gpuWorkspace[op.name]?.(inputs, outputs, attributes) ?? 0,
   logitRows: (rows) => Math.min(rows, Math.ceil(rows / logitChunks / 128) * 128),
   slowPath: ({ name }, inputs, attributes) => {

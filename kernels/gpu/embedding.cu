@@ -1,5 +1,5 @@
-// Rows of a table by index, and their gradient. Tokens are sorted by row on the device, so that each row's gradients are added in token
-// order by threads that own its columns: the bits depend on nothing else.
+// Rows of a table by index, and their gradient. Tokens are sorted by row, by the data loader or on the device, so that each row's gradients
+// are added in token order by threads that own its columns: the bits depend on nothing else.
 #include "each.h"
 
 namespace deeptroupe::gpu {
@@ -131,22 +131,54 @@ __global__ __launch_bounds__(threads) void merge_kernel(const Key* from, Key* to
   to[start + at % run + below] = key;
 }
 
-/// starts[row] = the first sorted token of that row or of one behind it, for rows 0 to `rows`.
-__global__ __launch_bounds__(threads) void starts_kernel(const Key* keys, const int64_t count, int32_t* starts, const int64_t rows) {
+/// order[i] = the position of sorted token i; -1 where it has no row.
+__global__ __launch_bounds__(threads) void order_kernel(const Key* keys, int32_t* order, const int64_t tokens) {
+  const int64_t at = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (at < tokens) order[at] = keys[at] == no_key ? -1 : static_cast<int32_t>(keys[at]);
+}
+
+/// Tokens in the order of their rows.
+struct Sorted {
+  const int32_t* indices;
+  const int32_t* order;
+  int64_t tokens, rows;
+
+  /// The row of sorted token `at`; `rows` where it has none and lies behind all.
+  __device__ int64_t row(int64_t at) const {
+    const int32_t position = order[at];
+    return position < 0 || position >= tokens ? rows : indices[position];
+  }
+};
+
+/// starts[row] = the first sorted token of that row or of one behind it, for rows 0 to `rows`. Where `fault` is not null, tokens whose
+/// row is none of the table are reported.
+__global__ __launch_bounds__(threads) void starts_kernel(const Sorted sorted, int32_t* starts, Fault* fault, const unsigned instruction) {
   const int64_t row = int64_t{blockIdx.x} * threads + threadIdx.x;
-  if (row <= rows) starts[row] = static_cast<int32_t>(lower_bound(keys, count, static_cast<Key>(row) << 32));
+  if (fault && row < sorted.tokens) {
+    const int64_t index = sorted.indices[row];
+    if (index < 0 || index >= sorted.rows) report(fault, instruction, index, sorted.rows);
+  }
+  if (row > sorted.rows) return;
+  int64_t low = 0;
+  for (int64_t count = sorted.tokens; count > 0;) {
+    const int64_t half = count / 2;
+    const bool below = sorted.row(low + half) < row;
+    low = below ? low + half + 1 : low;
+    count = below ? count - half - 1 : half;
+  }
+  starts[row] = static_cast<int32_t>(low);
 }
 
 template <class T, class O>
 struct Rows {
-  const Key* keys;
+  Sorted sorted;
   const int32_t* starts;
   const T* dy;
   const O* base;
   O* dweight;
-  int64_t rows, width;
+  int64_t width;
 
-  __device__ uint32_t position(int64_t sorted) const { return static_cast<uint32_t>(keys[sorted]); }
+  __device__ int32_t position(int64_t at) const { return sorted.order[at]; }
 };
 
 /// A row with more tokens than this has a block to itself.
@@ -166,7 +198,7 @@ template <class T, class O, int N>
 __global__ __launch_bounds__(threads) void few_kernel(const Rows<T, O> o) {
   constexpr int ahead = 4;
   const int64_t per_row = o.width / N, at = int64_t{blockIdx.x} * threads + threadIdx.x, row = quotient_of(at, per_row);
-  if (row >= o.rows) return;
+  if (row >= o.sorted.rows) return;
   const int64_t column = (at - row * per_row) * N;
   const int begin = o.starts[row], end = o.starts[row + 1];
   if (end - begin > few || (begin == end && o.base == o.dweight)) return;
@@ -176,7 +208,7 @@ __global__ __launch_bounds__(threads) void few_kernel(const Rows<T, O> o) {
     Pack<T, N> packs[ahead];
 #pragma unroll
     for (int i = 0; i < ahead; ++i)
-      if (first + i < end) packs[i] = load_pack<N>(o.dy + o.position(first + i) * o.width + column);
+      if (first + i < end) packs[i] = load_pack<N>(o.dy + int64_t{o.position(first + i)} * o.width + column);
 #pragma unroll
     for (int i = 0; i < ahead; ++i)
       if (first + i < end) accumulate<O>(sum, packs[i]);
@@ -193,9 +225,8 @@ template <class T, class O, int N>
 __global__ __launch_bounds__(threads) void many_kernel(const Rows<T, O> o) {
   constexpr int most = in_flight / (N * static_cast<int>(sizeof(T))), ahead = most < warp ? most : warp;
   const int64_t sorted = int64_t{blockIdx.x} * few;
-  const Key key = o.keys[sorted];
-  if (key == no_key) return;
-  const int64_t row = static_cast<int64_t>(key >> 32), column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * N;
+  const int64_t row = o.sorted.row(sorted), column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * N;
+  if (row < 0 || row >= o.sorted.rows) return;
   const int begin = o.starts[row], end = o.starts[row + 1];
   if (end - begin <= few || sorted - begin >= few) return;
   const bool own = column < o.width;
@@ -203,9 +234,9 @@ __global__ __launch_bounds__(threads) void many_kernel(const Rows<T, O> o) {
   float sum[N] = {};
   if (own && o.base) load_floats(o.base + row * o.width + column, sum);
   // Each lane fetches the position of one of the next tokens; all take them by shuffles.
-  uint32_t position = begin + lane < end ? o.position(begin + lane) : 0;
+  int32_t position = begin + lane < end ? o.position(begin + lane) : 0;
   for (int first = begin; first < end; first += warp) {
-    const uint32_t held = position;
+    const int32_t held = position;
     if (first + warp + lane < end) position = o.position(first + warp + lane);
     const int count = end - first < warp ? end - first : warp;
     for (int part = 0; part < count; part += ahead) {
@@ -231,24 +262,31 @@ void embedding_backward(const Call& call) {
   const int64_t rows = call.out(0).dims[0], width = call.out(0).last(), tokens = call.in(0).elements();
   if (rows == 0 || width == 0) return;
   if (tokens > INT32_MAX - tile) fail(op, "tokens", "at most 2147479551", std::to_string(tokens));
+  const bool told = call.has_in(3);
   const int64_t tiles = blocks_of(tokens, tile), count = tiles * tile;
-  need_workspace(op, call, 2 * sizeof(Key) * count + sizeof(int32_t) * (rows + 1));
+  need_workspace(op, call, sizeof(int32_t) * (rows + 1) + (told ? 0 : (2 * sizeof(Key) + sizeof(int32_t)) * count));
+  // Keys first: they need the widest border.
   Key* keys = reinterpret_cast<Key*>(call.workspace);
   Key* merged = keys + count;
-  int32_t* starts = reinterpret_cast<int32_t*>(merged + count);
-  if (tiles > 0) launch(sort_tiles_kernel, grid_of(op, tiles), sort_threads, 0, call.stream, indices, tokens, rows, keys, call.fault, call.instruction);
-  for (int64_t run = tile; run < count; run *= 2) {
-    launch(merge_kernel, grid_of(op, blocks_of(count, threads)), threads, 0, call.stream, keys, merged, count, run);
-    std::swap(keys, merged);
+  int32_t* const made = reinterpret_cast<int32_t*>(merged + count);
+  int32_t* const starts = told ? reinterpret_cast<int32_t*>(call.workspace) : made + count;
+  if (!told && tokens > 0) {
+    launch(sort_tiles_kernel, grid_of(op, tiles), sort_threads, 0, call.stream, indices, tokens, rows, keys, call.fault, call.instruction);
+    for (int64_t run = tile; run < count; run *= 2) {
+      launch(merge_kernel, grid_of(op, blocks_of(count, threads)), threads, 0, call.stream, keys, merged, count, run);
+      std::swap(keys, merged);
+    }
+    launch(order_kernel, grid_of(op, blocks_of(tokens, threads)), threads, 0, call.stream, keys, made, tokens);
   }
-  launch(starts_kernel, grid_of(op, blocks_of(rows + 1, threads)), threads, 0, call.stream, keys, count, starts, rows);
+  const Sorted sorted{indices, told ? data_of<int32_t>(op, "order", call.in(3)) : made, tokens, rows};
+  const int64_t looked_at = told ? std::max(rows + 1, tokens) : rows + 1;
+  launch(starts_kernel, grid_of(op, blocks_of(looked_at, threads)), threads, 0, call.stream, sorted, starts, told ? call.fault : nullptr, call.instruction);
 
-  const Rows<T, O> o{keys,
+  const Rows<T, O> o{sorted,
                      starts,
                      data_of<T>(op, "dy", call.in(1)),
                      data_of<O>(op, "base", call.inputs[2]),
                      data_of<O>(op, "dweight", call.out(0)),
-                     rows,
                      width};
   const auto add_rows = [&]<int wide, int N>(std::integral_constant<int, wide>, std::integral_constant<int, N>) {
     launch(few_kernel<T, O, wide>, grid_of(op, blocks_of(rows * (width / wide), threads)), threads, 0, call.stream, o);

@@ -2,6 +2,7 @@
 // kernels/ops/optimizer.ts, so shards, blocks and vectors cannot change a bit. What varies per step is read from device memory.
 #include <vector>
 
+#include "../abi/random.h"
 #include "../abi/step.h"
 #include "pack.h"
 #include "ranges.h"
@@ -11,12 +12,13 @@ namespace deeptroupe::gpu {
 namespace {
 
 constexpr int threads = 256;
-/// Elements that a block updates, four a thread at a time.
-constexpr int update = 4, tile = 16 * threads;
+/// Elements that a block updates.
+constexpr int tile = 16 * threads;
 
-/// Calls `body.run<N>(i, constants)` for the elements of this block's tile: four at once where they lie so that all operands allow it.
+/// Calls `body.run<N>(i, constants)` for the elements of this block's tile: Body::update at once where they lie so that all operands allow it.
 template <class Body>
 __device__ inline void update_tile(const Body& body, const typename Body::Constants& constants, Tile own) {
+  constexpr int update = Body::update;
   int64_t at = own.begin + threadIdx.x;
   if (body.packed(own.begin)) {
     const int64_t whole = own.begin + (own.end - own.begin) / update * update;
@@ -59,24 +61,41 @@ Candidates<N> candidates_of(const Call& call) {
   return result;
 }
 
-/// Gradients of G; the new parameters also go to `copy`, in C, if it is there. Element 0 of each operand is the unit's.
-template <bool decoupled, class G, class C>
+/// The bits of a bf16 neighbour of p, chosen by 16 random bits; what is not finite is rounded as ever.
+__device__ inline bf16 round_stochastically(float p, uint32_t random) {
+  const uint32_t exact = __float_as_uint(p);
+  if ((exact & 0x7f800000u) == 0x7f800000u) return from_float<bf16>(p);
+  return from_float<bf16>(__uint_as_float((exact + random) & 0xffff0000u));
+}
+
+/// Parameters of P, f32 or bf16, gradients of G; the new parameters also go to `copy`, in C, if it is there. Element 0 of each operand is
+/// the unit's.
+template <bool decoupled, class P, class G, class C>
 struct Adam {
-  float* parameter;
+  static constexpr bool stochastic = sizeof(P) == 2;
+  /// Of bf16 as many as one draw of random words is for.
+  static constexpr int update = stochastic ? 8 : 4;
+
+  P* parameter;
   const G* gradient;
   float* m;
   float* v;
   C* copy;
   const double* control;
   Candidates<5> candidates;
+  const double* seed;
+  const double* step;
   double weight_decay, epsilon;
+  int64_t origin;
 
   struct Constants {
     float factor, b1, b2, rest1, rest2, root2, epsilon, decay, rate;
+    uint32_t key[2], step;
   };
 
   __device__ Constants constants() const {
     const double rate = candidates.of(control, 0), beta1 = candidates.of(control, 1), beta2 = candidates.of(control, 2);
+    const uint64_t seed_bits = stochastic ? static_cast<uint64_t>(*seed) : 0;
     return {static_cast<float>(control[1]),
             static_cast<float>(beta1),
             static_cast<float>(beta2),
@@ -85,36 +104,60 @@ struct Adam {
             static_cast<float>(sqrt(candidates.of(control, 4))),
             static_cast<float>(epsilon),
             static_cast<float>(decoupled ? 1 - rate * weight_decay : weight_decay),
-            static_cast<float>(-(rate / candidates.of(control, 3)))};
+            static_cast<float>(-(rate / candidates.of(control, 3))),
+            {static_cast<uint32_t>(seed_bits), static_cast<uint32_t>(seed_bits >> 32)},
+            stochastic ? static_cast<uint32_t>(static_cast<uint64_t>(*step)) : 0};
   }
 
   __device__ bool packed(int64_t at) const {
-    return is_packed(parameter + at, 16) && is_packed(gradient + at, update * sizeof(G)) && is_packed(m + at, 16) && is_packed(v + at, 16) &&
-           (!copy || is_packed(copy + at, update * sizeof(C)));
+    constexpr int bytes = update * sizeof(G) < 16 ? update * sizeof(G) : 16;
+    return is_packed(parameter + at, 16) && is_packed(gradient + at, bytes) && is_packed(m + at, 16) && is_packed(v + at, 16) &&
+           (!copy || is_packed(copy + at, update * sizeof(C))) && (!stochastic || (origin + at) % update == 0);
+  }
+
+  /// Rounds the parameters of elements i to i + N.
+  template <int N>
+  __device__ void round(int64_t i, const Constants& c, const float (&p)[N]) const {
+    const uint64_t number = static_cast<uint64_t>(origin + i), block = number / 8;
+    const uint32_t counter[4] = {rounding_counter, static_cast<uint32_t>(block >> 32), c.step, static_cast<uint32_t>(block)};
+    uint32_t words[4];
+    philox4x32(counter, c.key, words);
+    Pack<P, N> rounded;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const int own = N == 1 ? static_cast<int>(number % 8) : n;
+      const uint32_t low = own & 2 ? words[1] : words[0], high = own & 2 ? words[3] : words[2], word = own & 4 ? high : low;
+      rounded.at[n] = round_stochastically(p[n], own & 1 ? word >> 16 : word & 0xffffu);
+    }
+    store_pack(parameter + i, rounded);
   }
 
   template <int N>
   __device__ void run(int64_t i, const Constants& c) const {
-    Pack<float, N> own_p = load_pack<N>(parameter + i), own_m = load_pack<N>(m + i), own_v = load_pack<N>(v + i);
-    const Pack<G, N> own_g = load_pack<N>(gradient + i);
-    float rounded[N];
+    float own_p[N], own_m[N], own_v[N], own_g[N];
+    load_floats(parameter + i, own_p);
+    load_floats(m + i, own_m);
+    load_floats(v + i, own_v);
+    load_floats(gradient + i, own_g);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      float p = own_p.at[n];
-      float g = to_float(own_g.at[n]) * c.factor;
+      float p = own_p[n];
+      float g = own_g[n] * c.factor;
       if (!decoupled) g = fmaf(c.decay, p, g);
-      own_m.at[n] = fmaf(c.b1, own_m.at[n], c.rest1 * g);
-      own_v.at[n] = fmaf(c.b2, own_v.at[n], (c.rest2 * g) * g);
-      const float denominator = sqrtf(own_v.at[n]) / c.root2 + c.epsilon;
+      own_m[n] = fmaf(c.b1, own_m[n], c.rest1 * g);
+      own_v[n] = fmaf(c.b2, own_v[n], (c.rest2 * g) * g);
+      const float denominator = sqrtf(own_v[n]) / c.root2 + c.epsilon;
       if (decoupled) p = p * c.decay;
-      p = fmaf(c.rate, own_m.at[n] / denominator, p);
-      own_p.at[n] = p;
-      rounded[n] = p;
+      own_p[n] = fmaf(c.rate, own_m[n] / denominator, p);
     }
-    store_pack(m + i, own_m);
-    store_pack(v + i, own_v);
-    store_pack(parameter + i, own_p);
-    if (copy) store_pack(copy + i, narrow<C>(rounded));
+    store_floats(m + i, own_m);
+    store_floats(v + i, own_v);
+    if constexpr (stochastic) {
+      round(i, c, own_p);
+    } else {
+      store_floats(parameter + i, own_p);
+      if (copy) store_pack(copy + i, narrow<C>(own_p));
+    }
   }
 };
 
@@ -124,29 +167,35 @@ void adam(const Call& call) {
   const int64_t length = attributes.length;
   const Slice slice = slice_of(call, length, attributes.shards);
   with_float(call.in(1).dtype, [&]<class G>(G) {
-    const auto run = [&]<bool decoupled, class C>(std::bool_constant<decoupled>, C) {
+    const auto run = [&]<bool decoupled, class P, class C>(std::bool_constant<decoupled>, P, C) {
       update_ranges(call, attributes, slice,
-                    Adam<decoupled, G, C>{unit_base(op, "parameter", call.in(0), length, slice),
-                                          unit_base<G>(op, "gradient", call.in(1), length, slice),
-                                          unit_base(op, "m", call.in(2), length, slice),
-                                          unit_base(op, "v", call.in(3), length, slice),
-                                          call.has_in(5) ? unit_base<C>(op, "copy", call.in(5), length, slice) : nullptr,
-                                          data_of<double>(op, "control", call.in(4)),
-                                          candidates_of<5>(call),
-                                          attributes.weight_decay,
-                                          attributes.epsilon});
+                    Adam<decoupled, P, G, C>{unit_base<P>(op, "parameter", call.in(0), length, slice),
+                                             unit_base<G>(op, "gradient", call.in(1), length, slice),
+                                             unit_base(op, "m", call.in(2), length, slice),
+                                             unit_base(op, "v", call.in(3), length, slice),
+                                             call.has_in(5) ? unit_base<C>(op, "copy", call.in(5), length, slice) : nullptr,
+                                             data_of<double>(op, "control", call.in(4)),
+                                             candidates_of<5>(call),
+                                             call.scalars[10],
+                                             call.scalars[11],
+                                             attributes.weight_decay,
+                                             attributes.epsilon,
+                                             attributes.origin});
     };
-    const auto with_copy = [&]<class C>(C type) {
-      if (attributes.decoupled) run(std::true_type{}, type);
-      else run(std::false_type{}, type);
+    const auto with_types = [&]<class P, class C>(P parameter, C copy) {
+      if (attributes.decoupled) run(std::true_type{}, parameter, copy);
+      else run(std::false_type{}, parameter, copy);
     };
-    if (call.has_in(5) && call.in(5).dtype == DType::f16) with_copy(f16{});
-    else with_copy(bf16{});
+    if (call.in(0).dtype == DType::bf16) with_types(bf16{}, bf16{});
+    else if (call.has_in(5) && call.in(5).dtype == DType::f16) with_types(float{}, f16{});
+    else with_types(float{}, bf16{});
   });
 }
 
 template <class G>
 struct Sgd {
+  static constexpr int update = 4;
+
   float* parameter;
   const G* gradient;
   float* momentum;

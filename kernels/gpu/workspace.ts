@@ -58,8 +58,9 @@ function attentionBackward(qkv: TensorType, heads: number): number {
   return pairs * tiles * (statistics + flags + (sequence > 128 ? 128 * size * 4 : 0)) + 4
 }
 
-/** Keys of 8 bytes, sorted in tiles of 4,096 between two buffers, and where each row's begin. */
-const sortedTokens = (tokens: number, rows: number): number => 2 * Math.ceil(tokens / 4096) * 4096 * 8 + (rows + 1) * 4
+/** Where each row's tokens begin and, where nobody says it, their order, from keys of 8 bytes that are sorted in tiles of 4,096 between two buffers. */
+const sortedTokens = (tokens: number, rows: number, isTold: boolean): number =>
+  (rows + 1) * 4 + (isTold ? 0 : Math.ceil(tokens / 4096) * 4096 * (2 * 8 + 4))
 
 /** The sequence of chunk sums, where it lies in pieces, and levels of a tree over it, f64. */
 function sumTree(ranges: readonly number[]): number {
@@ -92,8 +93,8 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
   cross_entropy: (inputs) => rowsOf(inputs[0]!.shape) * 8,
   linear_cross_entropy: head,
   linear_cross_entropy_gradients: head,
-  embedding_backward: ([indices], _outputs, attributes) =>
-    sortedTokens(elements(indices!.shape), int(attributes, 'rows')),
+  embedding_backward: ([indices, , , order], _outputs, attributes) =>
+    sortedTokens(elements(indices!.shape), int(attributes, 'rows'), Boolean(order)),
   clip_control: (_inputs, _outputs, attributes) => sumTree(ints(attributes, 'ranges')),
   /** The other ranks' slices, where they are added onto a base or in f32. */
   reduce_scatter: ([source, base], [shard], attributes) => {

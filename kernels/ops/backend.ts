@@ -9,6 +9,8 @@ export interface Backend {
   readonly alignment: number
   /** Whether collectives run beside the instructions that come after them. */
   readonly overlaps: boolean
+  /** Whether `embedding_backward` is to be told the order of the tokens, which the data loader knows. */
+  readonly tokenOrder: boolean
   /** Bytes of scratch memory that one call of the op works in, beside its operands. */
   workspace(
     op: OpDefinition,

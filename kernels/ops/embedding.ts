@@ -42,12 +42,13 @@ export const embedding: OpDefinition = {
 
 /**
  * dweight (+ base) with dweight[indices[i]] += dy[i], i in order, each addition rounded to dweight's dtype; without base it starts from
- * zeros. With `wide` 1 dweight (and base) is f32 whatever dy is.
+ * zeros. With `wide` 1 dweight (and base) is f32 whatever dy is. `order`, i32, has the positions 0, 1, ... sorted by index, those of
+ * one index as they are: it says nothing new, but saves a kernel that needs it the sorting.
  */
 export const embeddingBackward: OpDefinition = {
   name: 'embedding_backward',
   opcode: 81,
-  inputs: ['indices', 'dy', 'base?'],
+  inputs: ['indices', 'dy', 'base?', 'order?'],
   outputs: ['dweight'],
   attributes: { rows: 'int', wide: 'option' },
   scalars: [],
@@ -62,6 +63,8 @@ export const embeddingBackward: OpDefinition = {
     expectFloat('embedding_backward', 'dy', dy)
     const dweight = { shape: [int(attributes, 'rows'), width], dtype: widened(dy.dtype, attributes) }
     if (inputs[2]) expectType('embedding_backward', 'base', inputs[2], dweight)
+    const order = { shape: [elements(indices.shape)], dtype: 'i32' as const }
+    if (inputs[3]) expectType('embedding_backward', 'order', inputs[3], order)
     return [dweight]
   },
   cost: (inputs, outputs) => streamCost([inputs[1]!, inputs[1]!], outputs, 0),

@@ -2,11 +2,12 @@
 // A unit has `length` elements. With `shards` > 1 a rank works on its slice only: elements rank * length / shards up to the next rank's.
 // An operand of `length` elements is whole and its slice is taken; one of `length / shards` elements is the slice itself.
 // `ranges` lists (start, count) pairs of elements in the coordinates of the whole unit; what lies outside them is left alone.
-// Parameters and states are f32; a gradient is f32 or of 16 bits, widened exactly.
+// Parameters and states are f32 (parameters of `adam` bf16, too); a gradient is f32 or of 16 bits, widened exactly.
 // `control` is f64[4]: global norm, factor of gradients, 1 if the norm is finite else 0, candidate. With control[2] = 0 nothing is written.
 // An update has two candidates for each run-time scalar, the second named `..._next`: the candidate, 0 or 1, says which counts (see step.ts).
 import {
   type Attributes,
+  type DType,
   dtypeBytes,
   elements,
   expectDtype,
@@ -35,10 +36,12 @@ function expectPart(op: string, name: string, type: TensorType, attributes: Attr
 
 const candidates = (...roles: string[]): string[] => [...roles, ...roles.map((role) => `${role}_next`)]
 
-/** The dtype that updates are computed in. */
-function expectMaster(op: string, parameter: TensorType): void {
-  if (parameter.dtype !== statistic(parameter.dtype))
-    throw new OpError(op, 'dtype of parameter', 'f32', parameter.dtype)
+/** The dtype that updates are computed in, or one that `rounded` allows beside it. Returns the former. */
+function expectMaster(op: string, parameter: TensorType, rounded: readonly DType[] = []): DType {
+  const wide = statistic(parameter.dtype)
+  if (parameter.dtype !== wide && !rounded.includes(parameter.dtype))
+    throw new OpError(op, 'dtype of parameter', ['f32', ...rounded].join(' or '), parameter.dtype)
+  return wide
 }
 
 function updated(
@@ -46,14 +49,15 @@ function updated(
   inputs: readonly (TensorType | null)[],
   attributes: Attributes,
   states: number,
+  rounded: readonly DType[] = [],
 ): TensorType[] {
   const parameter = required(op, inputs, 0, 'parameter')
   expectPart(op, 'parameter', parameter, attributes)
   expectPart(op, 'gradient', required(op, inputs, 1, 'gradient'), attributes)
   for (let i = 2; i < 2 + states; i++) expectPart(op, 'state', required(op, inputs, i, 'state'), attributes)
   expectRanges(op, 'ranges', ints(attributes, 'ranges'), int(attributes, 'length'))
-  expectMaster(op, parameter)
-  for (const state of inputs.slice(2, 2 + states)) expectDtype(op, 'state', state!, parameter.dtype)
+  const wide = expectMaster(op, parameter, rounded)
+  for (const state of inputs.slice(2, 2 + states)) expectDtype(op, 'state', state!, wide)
   expectFloat(op, 'gradient', inputs[1]!)
   const control = required(op, inputs, 2 + states, 'control')
   expectDtype(op, 'control', control, 'f64')
@@ -65,6 +69,11 @@ function updated(
  * sqrt(correction2), 1 - lr * wd, lr / correction1 ...) computed in float64 and rounded once: g = gradient * factor; L2: g = fma(wd, p, g); m = fma(b1, m, (1 - b1) * g); v = fma(b2, v, ((1 - b2) * g) * g);
  * denominator = sqrt(v) / sqrt(correction2) + epsilon; decoupled: p = p * (1 - lr * wd);
  * p = fma(-(lr / correction1), m / denominator, p). `copy`, of 16 bits, takes the new parameter, rounded to its dtype.
+ *
+ * A parameter in bf16 is widened exactly and rounded stochastically (arXiv 2010.06192): to one of its two neighbours, so that its expectation is
+ * p. r, 16 random bits, is added to the f32 bits of p, and of the sum the low 16 are cut off; what is not finite is rounded as ever. Element i
+ * of the unit has the global number n = origin + i: r is half n % 2 (0: the low one) of word (n % 8) / 2 of Philox4x32-10 with key = (seed
+ * low, seed high) and counter = (0x726f756e, n / 2^35, step, n / 8).
  */
 export const adam: OpDefinition = {
   name: 'adam',
@@ -77,9 +86,10 @@ export const adam: OpDefinition = {
     weight_decay: 'float',
     length: 'int',
     shards: 'int',
+    origin: 'option',
     ranges: 'ints',
   },
-  scalars: candidates('learning_rate', 'beta1', 'beta2', 'correction1', 'correction2'),
+  scalars: [...candidates('learning_rate', 'beta1', 'beta2', 'correction1', 'correction2'), 'seed', 'step'],
   effect: true,
   aliases: [
     [0, 0],
@@ -88,8 +98,9 @@ export const adam: OpDefinition = {
     [5, 3],
   ],
   infer: (inputs, attributes) => {
-    const results = updated('adam', inputs, attributes, 2)
+    const results = updated('adam', inputs, attributes, 2, ['bf16'])
     if (!inputs[5]) return results
+    if (inputs[0]!.dtype === 'bf16') throw new OpError('adam', 'copy', 'none of a bf16 parameter', showType(inputs[5]))
     expectPart('adam', 'copy', inputs[5], attributes)
     if (dtypeBytes[inputs[5].dtype] !== 2) throw new OpError('adam', 'dtype of copy', 'bf16 or f16', inputs[5].dtype)
     return [...results, inputs[5]]

@@ -6,6 +6,7 @@ export const referenceBackend: Backend = {
   fusions: referenceFusions,
   alignment: 64,
   overlaps: false,
+  tokenOrder: true,
   workspace: () => 0,
   logitRows: (rows) => rows,
   slowPath: () => null,

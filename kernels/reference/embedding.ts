@@ -19,11 +19,22 @@ const embedding: ReferenceKernel = ({ inputs, outputs }) => {
   store(outputs[0], y)
 }
 
+/** Whether an order is what it should be: positions in the order of their indices, equal ones in their own. */
+function expectOrder(order: ArrayLike<number>, indices: ArrayLike<number>): void {
+  for (let i = 0; i < order.length; i++) {
+    const [before, at] = [order[i - 1] ?? -1, order[i]!]
+    const [least, index] = [indices[before] ?? -1, indices[at] ?? -1]
+    if (index > least || (index === least && index >= 0 && at > before)) continue
+    throw new KernelError('embedding_backward', `order[${i}]`, `the position that follows ${before}`, String(at))
+  }
+}
+
 const embeddingBackward: ReferenceKernel = ({ inputs, outputs, attributes }) => {
   const rows = attributes.rows as number
   const dy = load(inputs[1]!)
   const width = lastDim(inputs[1]!.shape)
   const indices = indicesOf('embedding_backward', inputs[0]!, rows)
+  if (inputs[3]) expectOrder(inputs[3].data, indices)
   const round = rounding(outputs[0]!.dtype)
   const dweight = inputs[2] ? load(inputs[2]) : new Float64Array(rows * width)
   for (let i = 0; i < indices.length; i++) {

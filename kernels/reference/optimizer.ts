@@ -1,8 +1,9 @@
 // Parameter updates over flat units, and the global norm that guards them: the sequences of operations that the op table fixes.
-import { int, ints } from '../ops/definition.js'
+import { int, ints, option } from '../ops/definition.js'
 import { normChunk } from '../ops/optimizer.js'
 import { arithmeticOf } from './arithmetic.js'
 import type { ReferenceArray, ReferenceCall, ReferenceKernel, ReferenceTensor } from './kernel.js'
+import { philox, split, type Words } from './philox.js'
 import { load, numbersOf, storedAs } from './storage.js'
 import { eachInRanges, partOf, sliceOf } from './unit.js'
 
@@ -18,8 +19,11 @@ function slices(call: ReferenceCall, ...tensors: readonly (ReferenceTensor | nul
 }
 
 /** The scalars of the candidate that counts. */
-function candidateOf<N extends readonly number[]>({ scalars }: ReferenceCall, control: ArrayLike<number>): N {
-  const count = scalars.length / 2
+function candidateOf<N extends readonly number[]>(
+  { scalars }: ReferenceCall,
+  control: ArrayLike<number>,
+  count: N['length'],
+): N {
   return scalars.slice(count * control[3]!, count * (control[3]! + 1)) as readonly number[] as N
 }
 
@@ -29,22 +33,49 @@ function eachElement(call: ReferenceCall, control: ArrayLike<number>, f: (i: num
   eachInRanges(sliceOf(call, int(call.attributes, 'length')), ints(call.attributes, 'ranges'), f)
 }
 
+const float = new Float32Array(1)
+const bits = new Uint32Array(float.buffer)
+
+/** How an updated parameter is kept in bf16: element i of the unit rounded stochastically, as the op table says. */
+function stochastic({ attributes, scalars }: ReferenceCall): (p: number, i: number) => number {
+  const [seed, step] = scalars.slice(10) as [number, number]
+  const nearest = storedAs('bf16')
+  let drawn: { block: number; words: Words } | null = null
+  return (p, i) => {
+    if (!Number.isFinite(p)) return nearest(p)
+    const n = option(attributes, 'origin') + i
+    const block = Math.floor(n / 8)
+    if (drawn?.block !== block) {
+      const counter = [0x726f756e, Math.floor(block / 2 ** 32), step, block].map((word) => word >>> 0)
+      drawn = { block, words: philox(counter as unknown as Words, split(seed)) }
+    }
+    const word = drawn.words[(n % 8) >> 1]!
+    float[0] = p
+    return (bits[0]! + (n % 2 === 0 ? word & 0xffff : word >>> 16)) >>> 16
+  }
+}
+
 const adam: ReferenceKernel = (call) => {
   const { inputs, outputs, attributes } = call
-  const [parameter, m, v, copy] = slices(call, ...outputs) as [
+  const [stored, m, v, copy] = slices(call, ...outputs) as [
     ReferenceArray,
     ReferenceArray,
     ReferenceArray,
     ReferenceArray?,
   ]
+  const { dtype } = outputs[0]!
+  const rounded = dtype === 'bf16' ? stochastic(call) : null
+  const parameter = rounded ? numbersOf(dtype, stored) : stored
+  const first = sliceOf(call, int(attributes, 'length')).start
   const gradient = gradientOf(call, inputs[1]!)
   const copied = storedAs(inputs[5]?.dtype ?? 'f32')
   const control = inputs[4]!.data
   const [learningRate, beta1, beta2, correction1, correction2] = candidateOf<[number, number, number, number, number]>(
     call,
     control,
+    5,
   )
-  const { round, fma } = arithmeticOf(outputs[0]!.dtype)
+  const { round, fma } = arithmeticOf(dtype)
   const factor = round(control[1]!)
   const decay = attributes.weight_decay as number
   const epsilon = round(attributes.epsilon as number)
@@ -63,6 +94,7 @@ const adam: ReferenceKernel = (call) => {
     const denominator = round(round(round(Math.sqrt(square)) / root2) + epsilon)
     if (attributes.decoupled) p = round(p * shrink)
     parameter[i] = fma(step, round(mean / denominator), p)
+    if (rounded) stored[i] = rounded(parameter[i]!, first + i)
     if (copy) copy[i] = copied(parameter[i]!)
     m[i] = mean
     v[i] = square
@@ -74,7 +106,7 @@ const sgd: ReferenceKernel = (call) => {
   const [parameter, buffer] = slices(call, ...outputs) as [ReferenceArray, ReferenceArray?]
   const gradient = gradientOf(call, inputs[1]!)
   const control = inputs[3]!.data
-  const [learningRate, first] = candidateOf<[number, number]>(call, control)
+  const [learningRate, first] = candidateOf<[number, number]>(call, control, 2)
   const { round, fma } = arithmeticOf(outputs[0]!.dtype)
   const factor = round(control[1]!)
   const decay = round(attributes.weight_decay as number)

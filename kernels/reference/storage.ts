@@ -21,10 +21,13 @@ function roundHalfEven(x: number): number {
   return rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below
 }
 
-/** The exponent e of 2^e <= x < 2^(e + 1), x positive and normal in float64. */
+const float = new Float64Array(1)
+const words = new Uint32Array(float.buffer)
+
+/** The exponent e of 2^e <= x < 2^(e + 1), x positive and normal in float64, as it stands in x's bits; less than any half's of smaller ones. */
 function exponentOf(x: number): number {
-  const guess = Math.floor(Math.log2(x))
-  return 2 ** guess > x ? guess - 1 : 2 ** (guess + 1) <= x ? guess + 1 : guess
+  float[0] = x
+  return (words[1]! >>> 20) - 1023
 }
 
 function roundHalf(format: HalfFormat, x: number): number {
@@ -35,20 +38,16 @@ function roundHalf(format: HalfFormat, x: number): number {
   return Math.sign(x) * (rounded > format.max ? Infinity : rounded)
 }
 
-function halfToBits(format: HalfFormat, x: number): number {
-  const { mantissaBits, minExponent } = format
+/** The bits count upwards with the number: what rounds up into the next exponent, or beyond the largest number, comes out right. */
+function halfToBits({ mantissaBits, minExponent }: HalfFormat, x: number): number {
   const sign = x < 0 || Object.is(x, -0) ? 0x8000 : 0
-  const top = 3 - 2 * minExponent
-  if (Number.isNaN(x)) return (top << mantissaBits) | (1 << (mantissaBits - 1))
-  const magnitude = Math.abs(roundHalf(format, x))
-  if (magnitude === Infinity) return sign | (top << mantissaBits)
-  if (magnitude < 2 ** minExponent) return sign | (magnitude / 2 ** (minExponent - mantissaBits))
-  const exponent = exponentOf(magnitude)
-  return (
-    sign |
-    ((exponent - minExponent + 1) << mantissaBits) |
-    (magnitude / 2 ** (exponent - mantissaBits) - 2 ** mantissaBits)
-  )
+  const infinity = (3 - 2 * minExponent) << mantissaBits
+  if (Number.isNaN(x)) return infinity | (1 << (mantissaBits - 1))
+  const magnitude = Math.abs(x)
+  if (magnitude === Infinity) return sign | infinity
+  const exponent = Math.max(exponentOf(magnitude), minExponent)
+  const bits = ((exponent - minExponent) << mantissaBits) + roundHalfEven(magnitude / 2 ** (exponent - mantissaBits))
+  return sign | Math.min(bits, infinity)
 }
 
 function halfFromBits({ mantissaBits, minExponent }: HalfFormat, bits: number): number {
@@ -67,10 +66,24 @@ export function rounding(dtype: DType): (x: number) => number {
   return dtype === 'f32' ? Math.fround : (x) => x
 }
 
+/** Every number of a format, by its bits. */
+const tables = new Map<HalfFormat, Float64Array>()
+
+function tableOf(format: HalfFormat): Float64Array {
+  const known = tables.get(format)
+  if (known) return known
+  const table = new Float64Array(0x10000).map((_, bits) => halfFromBits(format, bits))
+  tables.set(format, table)
+  return table
+}
+
 /** The numbers of memory that holds `dtype`, copied. */
 export function numbersOf(dtype: DType, data: ReferenceArray): Float64Array {
   const format = halfFormats[dtype]
-  return format ? Float64Array.from(data, (bits) => halfFromBits(format, bits)) : new Float64Array(data)
+  const numbers = new Float64Array(data)
+  if (!format) return numbers
+  const table = tableOf(format)
+  return numbers.map((bits) => table[bits]!)
 }
 
 /** The tensor's numbers, copied. */
@@ -86,7 +99,8 @@ export function storedAs(dtype: DType): (x: number) => number {
 export function store(tensor: ReferenceTensor | null | undefined, values: ArrayLike<number>): void {
   if (!tensor) return
   const format = halfFormats[tensor.dtype]
-  tensor.data.set(format ? Uint16Array.from(values, storedAs(tensor.dtype)) : values)
+  if (!format) tensor.data.set(values)
+  else for (let i = 0; i < values.length; i++) tensor.data[i] = halfToBits(format, values[i]!)
 }
 
 /** A typed array over `count` elements of memory, as tensors of `dtype` are held. */

@@ -44,7 +44,10 @@ GpuCommunicator::~GpuCommunicator() {
 }
 
 void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
-  std::lock_guard lock(inside_);
+  // After an abort the watcher may be inside until this thread has let go of its graphs.
+  std::unique_lock lock(inside_, std::defer_lock);
+  while (!lock.try_lock_for(interval))
+    if (group_.aborted()) throw Aborted();
   try {
     enqueue_collective(opcode, call, nccl_.get());
   } catch (const Error&) {

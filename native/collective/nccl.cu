@@ -15,6 +15,8 @@ struct Opened {
 const Opened& opened() {
   static const Opened result = []() -> Opened {
     setenv("NCCL_NVLS_ENABLE", "0", 1);
+    // What is captured moves its bytes as everything else does: no buffer is registered with peers.
+    setenv("NCCL_GRAPH_REGISTER", "0", 0);
 #if defined(__HIP__)
     const Library library("RCCL", "DEEPTROUPE_NCCL", {"librccl.so.1", "librccl.so"});
 #else

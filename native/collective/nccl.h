@@ -1,5 +1,6 @@
 // NCCL (RCCL on AMD), opened at run time, and one rank's end of a communicator. One thread uses a rank; only abort() and
-// async_error() may come from others. NVLink multicast stays off: NCCL_NVLS_ENABLE=0 is set before the library is opened.
+// async_error() may come from others. NVLink multicast and registered buffers stay off: NCCL_NVLS_ENABLE=0 and
+// NCCL_GRAPH_REGISTER=0 are set before the library is opened.
 #pragma once
 
 #include <atomic>

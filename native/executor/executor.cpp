@@ -36,6 +36,9 @@ void Executor::enqueue(RunRequest request) {
 
 void Executor::take_io(RunRequest& request) const {
   const std::byte* const io = group_.io[rank_];
+  size_t bytes = 0;
+  for (const IoRange& range : request.program->io.read) bytes += range.bytes;
+  request.io.reserve(bytes);
   for (const IoRange& range : request.program->io.read)
     request.io.insert(request.io.end(), io + range.offset, io + range.offset + range.bytes);
 }

@@ -19,9 +19,13 @@ bool debugs(const char* what) {
   return list && ("," + std::string(list) + ",").find("," + std::string(what) + ",") != std::string::npos;
 }
 
-bool wants_graphs() {
+Graphs wanted_graphs() {
   const char* const value = std::getenv("DEEPTROUPE_GRAPH");
-  return !value || std::string(value) != "0";
+  const std::string wanted = value ? value : "1";
+  if (wanted == "0") return Graphs::none;
+  if (wanted == "nccl") return Graphs::whole;
+  if (wanted == "1" || wanted.empty()) return Graphs::segments;
+  throw Error("gpu: DEEPTROUPE_GRAPH, expected 0, 1 or nccl, got " + wanted);
 }
 
 }  // namespace
@@ -29,7 +33,6 @@ bool wants_graphs() {
 GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores)
     : Executor(group, rank),
       device_(device),
-      graphs_(wants_graphs()),
       step_(debugs("sync")),
       threads_(threads),
       cores_(std::move(cores)),
@@ -177,6 +180,7 @@ void GpuExecutor::serve() {
 }
 
 void GpuExecutor::open() {
+  graphs_ = wanted_graphs();
   check(cudaSetDevice(device_.number(rank_)), "cudaSetDevice");
   // A device that failed in an earlier run takes nothing more from this process.
   if (const Status status = look(cudaStreamQuery(nullptr)); status != success && status != cudaErrorNotReady)
@@ -256,8 +260,9 @@ Pace GpuExecutor::pace_of(const RunRequest& request, const GpuProgram& program) 
   if (step_) return Pace::step;
   if (program.meets() && program.runs() == 0) return Pace::careful;
   // Where peers may be waiting in a collective, graphs are made at meetings only.
-  const bool may_capture = graphs_ && (program.meets() || !context_->several());
-  return may_capture && !request.check && !request.profile && program.runs() > 0 ? Pace::replay : Pace::each;
+  const bool may_capture = graphs_ != Graphs::none && (program.meets() || !context_->several());
+  if (!may_capture || request.check || request.profile || program.runs() == 0) return Pace::each;
+  return graphs_ == Graphs::whole && program.meets() && !program.hosted() ? Pace::whole : Pace::replay;
 }
 
 bool GpuExecutor::can_start(const RunRequest& request) const {
@@ -266,9 +271,12 @@ bool GpuExecutor::can_start(const RunRequest& request) const {
   const GpuProgram& program = *programs_.at(request.program.get());
   const Pace pace = pace_of(request, program);
   // Ranks meet, or wait for what they did, with nothing on its way.
-  if (request.profile || pace == Pace::step || pace == Pace::careful || (pace == Pace::replay && !program.captured())) return false;
+  const bool graphs = pace == Pace::replay || pace == Pace::whole;
+  if (request.profile || pace == Pace::step || pace == Pace::careful || (graphs && !program.captured())) return false;
+  // One graph waits for no part of what a run left behind.
+  if (pace == Pace::whole && trailing_ && !trailing_->whole()) return false;
   // The thread may come to wait inside a run of many launches that meets others, and they for news of the run before it.
-  return flights_.empty() || !program.meets() || pace == Pace::replay;
+  return flights_.empty() || !program.meets() || graphs;
 }
 
 void GpuExecutor::start(RunRequest request) {
@@ -299,7 +307,7 @@ void GpuExecutor::prepare(Launch& launch, const Flight& flight) {
     for (const auto& [number, other] : programs_) tails.push_back(&other->program().tail);
     program.schedule(tails);
   }
-  if (launch.pace == Pace::replay && !program.captured()) program.capture();
+  if ((launch.pace == Pace::replay || launch.pace == Pace::whole) && !program.captured()) program.capture(launch.pace);
   const RunRequest& request = flight.request;
   launch.check = request.check;
   launch.scalars = std::make_shared<const std::vector<double>>(request.scalars);

@@ -16,6 +16,9 @@
 
 namespace deeptroupe::gpu {
 
+/// What is captured as graphs: nothing, what lies between collectives, or a whole run with its collectives.
+enum class Graphs { none, segments, whole };
+
 class GpuExecutor final : public Executor {
  public:
   /// `threads` and `cores` of what is done on the host.
@@ -79,7 +82,7 @@ class GpuExecutor final : public Executor {
   std::chrono::nanoseconds patience() const;
 
   GpuDevice& device_;
-  const bool graphs_, step_;
+  const bool step_;
   const int threads_;
   const std::vector<int> cores_;
   std::promise<void> opening_;
@@ -89,6 +92,7 @@ class GpuExecutor final : public Executor {
   bool accepting_ = true;
 
   // What follows is the thread's alone.
+  Graphs graphs_ = Graphs::segments;
   std::unique_ptr<RankContext> context_;
   std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
   std::vector<RunSlot> slots_;

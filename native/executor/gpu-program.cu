@@ -107,6 +107,11 @@ void GpuProgram::proceed(Launch& launch, const Wake* before) {
   if (!launch.begun && !begin(launch, before)) return;
   const uint32_t parts = static_cast<uint32_t>(schedule_.parts.size());
   const uint32_t answered = launch.whole() ? parts : schedule_.answer;
+  if (launch.pace == Pace::whole && launch.next < parts) {
+    check(cudaGraphLaunch(whole_, context_.compute), "launch of a graph with collectives");
+    launch.next = parts;
+    launch.instruction = static_cast<uint32_t>(operations_.size());
+  }
   for (;;) {
     if (context_.group->aborted()) throw Aborted();
     if (launch.next >= answered && !launch.answered && !answer(launch, before)) return;
@@ -161,8 +166,8 @@ bool GpuProgram::put(Launch& launch, const Wake* before) {
 }
 
 bool GpuProgram::answer(Launch& launch, const Wake* before) {
-  ByLane own = schedule_.answer_waits;
-  if (launch.whole())
+  ByLane own = launch.pace == Pace::whole ? no_lane : schedule_.answer_waits;
+  if (launch.whole() && launch.pace != Pace::whole)
     for (const TailPart& part : schedule_.tail) own[static_cast<size_t>(part.lane)] = static_cast<int32_t>(part.part);
   if (before ? !wait(Lane::compute, {{&launch, &own}, {before->launch, &before->crossing->answer}})
              : !wait(Lane::compute, {{&launch, &own}}))
@@ -294,7 +299,11 @@ std::string GpuProgram::name_of(uint32_t first, bool only) const {
          name(last) + "), expected them";
 }
 
-void GpuProgram::capture() {
+bool GpuProgram::hosted() const {
+  return std::ranges::any_of(schedule_.parts, [](const Part& part) { return part.lane == Lane::host; });
+}
+
+void GpuProgram::capture(Pace pace) {
   const auto meet = [&] {
     if (!meets_) return;
     settle();
@@ -304,20 +313,51 @@ void GpuProgram::capture() {
   };
   // Nobody allocates for a graph while a collective of another waits for him.
   meet();
-  for (size_t i = 0; i < schedule_.parts.size(); ++i) {
-    const Part& part = schedule_.parts[i];
-    if (part.lane == Lane::compute && part.end - part.begin >= least_graph) capture(part, graphs_[i]);
+  if (pace == Pace::whole) {
+    whole_ = captured_from("a run with its collectives", [&] { play(); });
+  } else {
+    for (size_t i = 0; i < schedule_.parts.size(); ++i) {
+      const Part& part = schedule_.parts[i];
+      if (part.lane != Lane::compute || part.end - part.begin < least_graph) continue;
+      const std::string what = "instructions " + std::to_string(part.begin) + " to " + std::to_string(part.end - 1);
+      graphs_[i] = captured_from(what, [&] {
+        Launch launch{this, Pace::each};
+        segment(part, launch);
+      });
+    }
   }
   meet();
   captured_ = true;
 }
 
-void GpuProgram::capture(const Part& part, GraphExec& graph) {
-  check(cudaStreamBeginCapture(context_.compute, cudaStreamCaptureModeThreadLocal), "capture of a graph");
+void GpuProgram::play() {
+  std::vector<Stream> others;
+  for (const Lane lane : {Lane::communication, Lane::download, Lane::upload})
+    if (schedule_.last[static_cast<size_t>(lane)] >= 0) others.push_back(context_.stream(lane));
+  const Event fork = make_event();
+  check(cudaEventRecord(fork, context_.compute), "event");
+  for (const Stream stream : others) check(cudaStreamWaitEvent(stream, fork, 0), "wait for an event");
+  if (start_) check(cudaEventRecord(start_, context_.compute), "event");
+  Launch launch{this, Pace::each};
+  launch.numbers.resize(schedule_.parts.size());
+  while (launch.next < schedule_.parts.size()) {
+    if (context_.group->aborted()) throw Aborted();
+    put(launch, nullptr);
+  }
+  for (const Stream stream : others) {
+    const Event join = make_event();
+    check(cudaEventRecord(join, stream), "event");
+    check(cudaStreamWaitEvent(context_.compute, join, 0), "wait for an event");
+  }
+}
+
+template <class F>
+GraphExec GpuProgram::captured_from(const std::string& what, F&& body) {
+  const std::string named = "capture of " + what + " (DEEPTROUPE_GRAPH=0 does without)";
+  check(cudaStreamBeginCapture(context_.compute, cudaStreamCaptureModeThreadLocal), named.c_str());
   std::exception_ptr failure;
   try {
-    Launch launch{this, Pace::each};
-    segment(part, launch);
+    body();
   } catch (...) {
     failure = std::current_exception();
   }
@@ -325,13 +365,12 @@ void GpuProgram::capture(const Part& part, GraphExec& graph) {
   const Status status = cudaStreamEndCapture(context_.compute, &captured);
   const Graph owned(captured);
   if (failure) std::rethrow_exception(failure);
-  const std::string what = "capture of instructions " + std::to_string(part.begin) + " to " + std::to_string(part.end - 1) +
-                           " (DEEPTROUPE_GRAPH=0 does without)";
-  check(status, what.c_str());
+  check(status, named.c_str());
   cudaGraphExec_t exec = nullptr;
-  check(cudaGraphInstantiate(&exec, owned, 0), what.c_str());
-  graph = GraphExec(exec);
-  check(cudaGraphUpload(exec, context_.compute), what.c_str());
+  check(cudaGraphInstantiate(&exec, owned, 0), named.c_str());
+  GraphExec graph(exec);
+  check(cudaGraphUpload(exec, context_.compute), named.c_str());
+  return graph;
 }
 
 }  // namespace deeptroupe::gpu

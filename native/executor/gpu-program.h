@@ -67,6 +67,8 @@ struct RankContext {
 enum class Pace {
   /// Graphs where they are captured.
   replay,
+  /// One graph of all of the run, its collectives too.
+  whole,
   /// Every instruction for itself.
   each,
   /// The same, and the ranks meet before a collective and wait for it: nobody loads a kernel or a library's part while a collective
@@ -97,7 +99,7 @@ struct Launch {
   uint32_t instruction = 0;
 
   /// The answer stands behind all of the run, which then leaves no tail.
-  bool whole() const { return check || around || pace == Pace::careful || pace == Pace::step; }
+  bool whole() const { return check || around || pace == Pace::whole || pace == Pace::careful || pace == Pace::step; }
   /// All of it is on its lanes.
   bool complete() const;
 };
@@ -126,8 +128,10 @@ class GpuProgram {
   /// "instructions 8 to 15 (linear to add), expected them": those between two crumbs of which `first` is the first, or only it.
   std::string name_of(uint32_t first, bool only) const;
 
-  /// Captures the compute segments as graphs. The ranks meet before and after. Throws Aborted, Error.
-  void capture();
+  /// Something of it is computed on the host, which no graph holds.
+  bool hosted() const;
+  /// Captures the compute segments as graphs or, for that pace, all of a run as one. The ranks meet before and after. Throws Aborted, Error.
+  void capture(Pace pace);
 
   /// Puts parts of a run onto their lanes, in order, as far as that goes without waiting; `before` is what may still be going on. Throws
   /// what putting them threw, and KernelError where the host failed.
@@ -161,7 +165,11 @@ class GpuProgram {
   void find_non_finite(uint32_t i);
   /// Says on the compute stream that all instructions before `i` are done.
   void crumb(uint32_t i);
-  void capture(const Part& part, GraphExec& graph);
+  /// Puts all parts, on all streams from and back to `compute`.
+  void play();
+  /// What `body` puts onto the compute stream, and onto streams that it makes wait for it, as a graph.
+  template <class F>
+  GraphExec captured_from(const std::string& what, F&& body);
   /// Waits for all that was put.
   void settle();
 
@@ -176,6 +184,8 @@ class GpuProgram {
   std::vector<Event> events_;
   /// By part; null where there is none.
   std::vector<GraphExec> graphs_;
+  /// Of a whole run; null where its parts are captured.
+  GraphExec whole_;
   bool captured_ = false;
   int64_t runs_ = 0;
 };

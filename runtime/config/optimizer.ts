@@ -21,6 +21,8 @@ const adamParams = section({
   weight_decay: number(0).optional(),
   bias_correction: flag.optional(),
   adam_w_mode: flag.optional(),
+  /** The name that torchao's optimizers have for it. */
+  bf16_stochastic_round: flag.optional(),
   amsgrad: results(flag, false),
   torch_adam: tunes(flag, false),
   fp32_optimizer_states: results(flag, true),
@@ -86,6 +88,7 @@ function optimizerPart(type: string | null | undefined, params: Record<string, u
       eps: value.eps ?? defaultOptimizer.eps,
       weightDecay: value.weight_decay ?? defaultOptimizer.weightDecay,
       biasCorrection: value.bias_correction ?? defaultOptimizer.biasCorrection,
+      stochasticRounding: value.bf16_stochastic_round ?? defaultOptimizer.stochasticRounding,
     }
     return { value: spec, problems, notices }
   }

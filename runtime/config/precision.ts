@@ -49,7 +49,10 @@ export const precisionSections = {
       'gradients are added to the accumulator as the backward makes them',
     ),
     check_grad_overflow: flag.optional(),
-    bf16_master_weights_and_grads: because(results(flag, false), sixteen),
+    bf16_master_weights_and_grads: because(
+      results(flag, false),
+      `${sixteen}; AdamW with bf16_stochastic_round does without masters`,
+    ),
     bf16_optimizer_states: because(results(flag, false), sixteen),
   }).optional(),
   amp: because(

@@ -3,7 +3,7 @@
 import type { OptimizerSpec } from '../optim/optimizer.js'
 import type { ScheduleSpec } from '../optim/schedule.js'
 import { type BatchSizes, resolveBatch } from './batch.js'
-import { throwProblems } from './error.js'
+import { type ConfigProblem, throwProblems } from './error.js'
 import { inspect, keyPaths } from './inspect.js'
 import { modernise } from './legacy.js'
 import type { ConfigSource } from './load.js'
@@ -38,6 +38,18 @@ export interface ResolvedConfig {
   readonly notices: readonly string[]
 }
 
+const roundsNothing: ConfigProblem = {
+  code: 'CONFIG_CONFLICT',
+  key: 'optimizer.params.bf16_stochastic_round',
+  expected: 'false, or bf16.enabled true: it rounds weights in bf16',
+  got: 'true',
+}
+
+const roundsMasters: ConfigProblem = {
+  ...roundsNothing,
+  expected: 'false with zero_optimization.offload_optimizer, whose masters lie on the host',
+}
+
 /** Checks a configuration and fills in its defaults. Throws one {@link ConfigError} that holds every problem found. */
 export function resolveConfig(source: ConfigSource, facts: ConfigFacts): ResolvedConfig {
   const modern = modernise(source.raw)
@@ -50,12 +62,16 @@ export function resolveConfig(source: ConfigSource, facts: ConfigFacts): Resolve
   const optimizer = part('optimizer', () => resolveOptimizer(given?.optimizer))
   const scheduler = part('scheduler', () => resolveScheduler(given?.scheduler, optimizer?.value))
   const precision = value && resolvePrecision(value, value.communication_data_type)
+  const rounds = optimizer?.value?.kind === 'adam' && optimizer.value.stochasticRounding
+  const inBf16 = precision?.value?.dtype === 'bf16' && precision.value.autocast === null
   throwProblems(source.name, [
     ...modern.problems,
     ...problems,
     ...(optimizer?.problems ?? []),
     ...(scheduler?.problems ?? []),
     ...(precision?.problems ?? []),
+    ...(rounds && precision && !inBf16 ? [roundsNothing] : []),
+    ...(rounds && value && zeroConfig(value.zero_optimization).offloadOptimizer ? [roundsMasters] : []),
   ])
 
   // Past this point there was no problem, so every part has its value.

@@ -2,5 +2,6 @@
 export * from './error.js'
 export * from './open.js'
 export * from './sampler.js'
+export * from './slot.js'
 export * from './source.js'
 export * from './tokenizer.js'

@@ -24,6 +24,7 @@ import {
 } from './partition/sharding.js'
 import { checkpointBlocks } from './passes/checkpoint.js'
 import { fusionPasses } from './passes/fuse.js'
+import { tokenOrder } from './passes/order.js'
 import { gradientPrecision, lowerPrecision } from './passes/precision.js'
 import { type CheapOp, recomputeCheap } from './passes/recompute.js'
 import { commonSubexpressions, deadCode } from './passes/simplify.js'
@@ -129,14 +130,16 @@ export function compile(options: CompileOptions): Compilation {
     gradients: precision.gradients,
     // One micro-batch has nothing to add up: its gradients are the sum.
     accumulation: training && training.accumulation * ranks === 1 ? precision.gradients : precision.accumulation,
-    masters: training !== undefined,
+    masters: training !== undefined && !training.optimizer.stochasticRounding,
     offload: training?.offload ?? false,
     overflow: training?.overflow ?? noOverflow,
   })
   const lower = lowerPrecision({ dtype: precision.dtype, keeps, weight })
   const partitioner = new Partitioner(sharding)
   const optimize = (graph: Graph, first: readonly Pass[] = []): Graph => {
-    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(options.backend), deadCode]
+    const { backend } = options
+    const last = backend.tokenOrder ? [tokenOrder] : []
+    const passes = [commonSubexpressions, deadCode, ...first, ...fusionPasses(backend), deadCode, ...last]
     return passes
       .filter((pass) => !options.without?.includes(pass.name))
       .reduce((result, pass) => pass.run(result), graph)

@@ -10,6 +10,8 @@ export interface AdamSpec {
   readonly eps: number
   readonly weightDecay: number
   readonly biasCorrection: boolean
+  /** Weights in bf16 are updated as they are, without fp32 masters, and rounded stochastically (arXiv 2010.06192). */
+  readonly stochasticRounding: boolean
 }
 
 /** SGD as PyTorch defines it. */
@@ -33,6 +35,7 @@ export const defaultOptimizer: AdamSpec = {
   eps: 1e-8,
   weightDecay: 0,
   biasCorrection: true,
+  stochasticRounding: false,
 }
 
 /** Scalars of the `adam` op. */

@@ -49,7 +49,11 @@ export async function* adamRows(torch: PyTorch): AsyncGenerator<Row> {
       control: { shape: [4], dtype: 'f64', values: [1, 1, 1, 0] },
     },
     ops: [{ op: 'adam', inputs: ['p', 'g', 'm', 'v', 'control'], outputs: ['p', 'm', 'v'], attributes }],
-    scalars: candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
+    scalars: {
+      ...candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
+      seed: 0,
+      step: 1,
+    },
   }
   const copied: TimedProgram = {
     ...program,

@@ -1,6 +1,6 @@
 // Calls beside test/support/op-cases.ts that reach what only the GPU has: tensor cores' head sizes, classes by the thousand, rows that fill
 // blocks, tensors that fill a device. None is so large that the reference would take long.
-import { type OpCase, opCase } from '../support/op-cases.js'
+import { type OpCase, opCase, orderOf } from '../support/op-cases.js'
 import { type Operand, type RandomTensors, runReference, tensorOf } from '../support/tensors.js'
 
 type Make = (random: RandomTensors) => Operand[]
@@ -156,6 +156,11 @@ function* tables(): Generator<OpCase> {
       ]
       const options = { ...large, attributes: { rows: size, wide }, halvesOnly: wide === 1 }
       yield opCase('embedding_backward', `${title}${wide ? ', wide' : ''}`, inputs, options)
+      const told: Make = (r) => {
+        const [tokens, dy, base] = inputs(r)
+        return [tokens!, dy!, base!, orderOf(tokens!)]
+      }
+      yield opCase('embedding_backward', `${title}${wide ? ', wide' : ''}, in a given order`, told, options)
     }
   }
 }

@@ -11,11 +11,28 @@ export type Ending = string | null
 /** Seconds without a finding after which a piece hangs. */
 const patience = 300
 
-/** Runs one piece; `found` sees each finding as it comes. */
-export async function runWork(work: string, request: object, found: (finding: never) => void): Promise<Ending> {
+/**
+ * Runs one piece; `found` sees each finding as it comes. A piece that works off orders gets the first at once and one more for each finding,
+ * a line of JSON on its stdin each, until there are none.
+ */
+export async function runWork(
+  work: string,
+  request: object,
+  found: (finding: never) => void,
+  order: () => unknown = () => undefined,
+): Promise<Ending> {
   const child = spawn(process.execPath, [script, JSON.stringify({ work, ...request })], {
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   })
+  // One that has died takes no more.
+  child.stdin.on('error', () => {})
+  const next = (): void => {
+    if (child.stdin.writableEnded) return
+    const ordered = order()
+    if (ordered === undefined) child.stdin.end()
+    else child.stdin.write(`${JSON.stringify(ordered)}\n`)
+  }
+  next()
   let complaint = ''
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-2000)
@@ -30,11 +47,15 @@ export async function runWork(work: string, request: object, found: (finding: ne
   })
   for await (const line of createInterface({ input: child.stdout })) {
     timer.refresh()
+    let finding: unknown
     try {
-      found(JSON.parse(line) as never)
+      finding = JSON.parse(line)
     } catch {
       // A line that was cut off by the process's end, or of a library's.
+      continue
     }
+    found(finding as never)
+    next()
   }
   const ending = await ended
   clearTimeout(timer)

@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include <cstddef>
+#include <type_traits>
 
 #include "../../kernels/gpu/cublaslt.h"
 #include "../../native/collective/nccl-functions.h"

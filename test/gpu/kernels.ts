@@ -4,9 +4,10 @@ import { byteLength, type TensorType } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { normChunk } from '../../kernels/ops/optimizer.js'
 import type { DeviceName } from '../../native/index.js'
+import { orderInputs, slotArrays, slotBytes } from '../../runtime/data/slot.js'
 import { median } from '../bench/row.js'
 import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
-import { candidates } from '../support/tensors.js'
+import { candidates, RandomTensors } from '../support/tensors.js'
 import type { Tell } from './work.js'
 
 export interface KernelsRequest {
@@ -99,26 +100,33 @@ export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): 
     { shape: [length], dtype: bf16 },
   ]
   const control: TensorType = { shape: [4], dtype: 'f64' }
-  const adam: TimedProgram = {
+  const adamAttributes = { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards: 1, ranges: [0, length] }
+  const adam = (outputs: readonly string[], masters: boolean): TimedProgram => ({
     tensors: {
-      p: flat,
+      p: masters ? flat : half,
       g: half,
       m: flat,
       v: { ...flat, values: [0.5] },
       control: { ...control, values: [1, 1, 1, 0] },
-      copy: half,
+      ...(masters && { copy: half }),
     },
     ops: [
       {
         op: 'adam',
-        inputs: ['p', 'g', 'm', 'v', 'control', 'copy'],
-        outputs: ['p', 'm', 'v', 'copy'],
-        attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards: 1, ranges: [0, length] },
+        inputs: ['p', 'g', 'm', 'v', 'control', ...(masters ? ['copy'] : [])],
+        outputs,
+        attributes: adamAttributes,
       },
     ],
-    scalars: candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
-  }
-  await timed('AdamW with its copy in bf16', adam, [flat, half, flat, flat, control, half])
+    scalars: {
+      ...candidates({ learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 1e-3 }),
+      seed: 1234,
+      step: 1,
+    },
+  })
+  const states = [half, flat, flat, control]
+  await timed('AdamW with its copy in bf16', adam(['p', 'm', 'v', 'copy'], true), [flat, ...states, half])
+  await timed('AdamW in bf16, rounded stochastically', adam(['p', 'm', 'v'], false), [half, ...states])
   const norm: TimedProgram = {
     tensors: { g: half },
     ops: [{ op: 'norm_chunks', inputs: ['g'], outputs: ['sums'], attributes: { length, shards: 1 } }],
@@ -126,7 +134,36 @@ export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): 
   }
   await timed('norm of the gradients', norm, [half])
 
+  await table(65536 / smaller, timed)
   await classifier(device, 16384 / smaller, tell)
+}
+
+type Timed = (kernel: string, program: TimedProgram, types: readonly (TensorType | null)[]) => Promise<number>
+
+/** The gradient of a table of tokens onto that of a tied head, the order of the tokens told or sorted on the device. */
+async function table(tokens: number, timed: Timed): Promise<void> {
+  const [rows, width] = [50304, 768]
+  const shape = { rows: 1, micro: 1, sequence: tokens, ordered: true }
+  const { inputs, targets, order } = slotArrays(shape, new SharedArrayBuffer(slotBytes(shape)))
+  let state = 7
+  for (let i = 0; i < tokens; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    inputs[i] = Math.floor((state / 2 ** 32) * rows)
+  }
+  orderInputs(shape, { inputs, targets, order }, rows)
+  const ids: TensorType = { shape: [tokens], dtype: 'i32' }
+  const dy: TensorType = { shape: [tokens, width], dtype: bf16 }
+  const base: TensorType = { shape: [rows, width], dtype: f32 }
+  for (const told of [true, false]) {
+    const operands = ['ids', 'dy', 'dw', ...(told ? ['order'] : [])]
+    const program: TimedProgram = {
+      tensors: { ids: { ...ids, values: [...inputs] }, order: { ...ids, values: [...order!] }, dy, dw: base },
+      ops: [{ op: 'embedding_backward', inputs: operands, outputs: ['dw'], attributes: { rows, wide: 1 } }],
+      scalars: {},
+    }
+    const name = `gradient of a table, ${told ? 'told the order' : 'sorting'}`
+    await timed(name, program, [ids, dy, base, ...(told ? [ids] : [])])
+  }
 }
 
 /** The head, its three products by themselves, and what is left for the pass between them. */
@@ -152,12 +189,17 @@ async function classifier(device: DeviceName, rows: number, tell: Tell): Promise
     ],
     scalars: {},
   }
+  // A product's power, and so its speed, depends on the numbers: these are those of a softmax's gradient over such logits, products of
+  // two uniform numbers summed up.
+  const deviation = Math.sqrt(features / 9)
+  const normal = new RandomTensors('f64').normal([1 << 14]).data
+  const share = (z: number): number => Math.exp(deviation * z - deviation ** 2 / 2) / classes / rows
   const products = {
-    tensors: { x, weight },
+    tensors: { x, weight, g: { ...logits, values: Array.from(normal, share) } },
     ops: [
       { op: 'linear', inputs: ['x', 'weight'], outputs: ['y'], attributes: { transposed: 0 } },
-      { op: 'linear_input_gradient', inputs: ['y', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
-      { op: 'linear_weight_gradient', inputs: ['x', 'y'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
+      { op: 'linear_input_gradient', inputs: ['g', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
+      { op: 'linear_weight_gradient', inputs: ['x', 'g'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
     ],
     scalars: {},
   }

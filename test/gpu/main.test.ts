@@ -5,8 +5,10 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
+import { initialize } from '../../actors/engine/engine.js'
 import { machine } from '../../native/index.js'
-import { withFolder } from '../support/training.js'
+import { sourceFor, tinyModel, trainConfig, withFolder } from '../support/training.js'
+import { doneBy, whereabouts } from './soak.js'
 
 const script = fileURLToPath(new URL('./main.js', import.meta.url))
 
@@ -46,6 +48,43 @@ if (best) {
     })
   })
 
+  test('ops are dealt out to processes and compared, those that are asked for', async (t) => {
+    await withFolder(async (folder) => {
+      const json = join(folder, 'found.json')
+      const args = ['--device', 'cpu', '--quick', '--only', 'ops', '--ops', 'embedding_backward,fill', '--json', json]
+      const { code, output } = await suite(...args)
+      t.is(code, 0, output)
+      const { ops } = JSON.parse(readFileSync(json, 'utf8')) as { ops: { op: string; float: string; cases: number }[] }
+      const compared = ops.filter(({ cases }) => cases > 0).map(({ op, float }) => `${op} ${float}`)
+      const all = ['bf16', 'f16', 'f32'].map((float) => `embedding_backward ${float}`)
+      t.deepEqual(compared.sort(), [...all, 'fill f32'])
+      t.is(ops.length, 6)
+    })
+  })
+
+  test('the watchdog of the soak names step, program and instruction of each rank', async (t) => {
+    const model = tinyModel()
+    const config = trainConfig({ train: 8, micro: 2 })
+    await using engine = await initialize({
+      model,
+      data: sourceFor(model),
+      config,
+      ranks: 2,
+      threads: 1,
+      device: 'cpu',
+    })
+    const before = doneBy(engine)
+    await engine.train({ steps: 3 })
+    const first = engine.prepared.compilation.programs.first!.program.instructions
+    t.regex(
+      whereabouts(engine, before),
+      new RegExp(
+        `^rank 0 in step 4 computing at instruction 0 of first \\(${first[0]!.op}, forward .*; rank 1 in step 4`,
+      ),
+    )
+    const inside = before.map((done) => done - first.length - 1)
+    t.regex(whereabouts(engine, inside), /^rank 0 in step 4 computing at instruction 1 of last /)
+  })
   test('with the optimizer on the host a run is timed, and what the host gives', async (t) => {
     await withFolder(async (folder) => {
       const json = join(folder, 'found.json')
@@ -57,7 +96,7 @@ if (best) {
       t.true(host.cores > 0 && host.memory > 0 && host.down > 0 && host.up > 0)
       t.is(speed.length, 1)
       t.true(speed[0].offload)
-      t.regex(output, /tiny B=2 x 1, ZeRO 2, optimizer on the host/)
+      t.regex(output, /tiny B=2 x 1, ZeRO 2, bf16, optimizer on the host/)
     })
   })
 }
@@ -73,5 +112,8 @@ if (gpu.devices.length === 0) {
 test('an unknown part is refused with those there are', async (t) => {
   const { code, output } = await suite('--only', 'nonsense')
   t.is(code, 1)
-  t.regex(output, /Expected some of ops, train, two, speed, offload, memory, profile, kernels, checks, got nonsense/)
+  t.regex(
+    output,
+    /Expected some of ops, train, two, speed, offload, memory, profile, kernels, soak, checks, got nonsense/,
+  )
 })

@@ -4,14 +4,25 @@
 import { writeFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { Command, InvalidArgumentError } from 'commander'
+import { referenceKernels } from '../../kernels/reference/index.js'
 import { type DeviceName, machine } from '../../native/index.js'
 import { findPyTorch } from '../bench/peers.js'
 import type { Ceilings, CeilingsRequest, HostRates, HostRequest } from './ceilings.js'
 import { runWork } from './children.js'
+import { compareDeclarations } from './declarations.js'
 import type { KernelFinding } from './kernels.js'
-import { type ShapeName, shapes } from './models.js'
-import { type OpFinding, type OpsRequest, units } from './ops.js'
-import { type AttentionPeer, attentionPeers, type PeerFinding, type PeerMode, peerModes, runPeer } from './peers.js'
+import { type ShapeName, shapes, type TrainMode } from './models.js'
+import { type OpFinding, type OpsRequest, units, unitsOf } from './ops.js'
+import {
+  type AttentionPeer,
+  attentionPeers,
+  besides,
+  type PeerFinding,
+  type PeerMode,
+  peerModes,
+  runPeer,
+} from './peers.js'
+import { soakCases } from './soak.js'
 import type { SpeedFinding, SpeedRequest } from './speed.js'
 import {
   ceilingsText,
@@ -32,7 +43,7 @@ Object.assign(process.env, {
   NVSHMEM_DISABLE_NVLS: '1',
 })
 
-const parts = ['ops', 'train', 'two', 'speed', 'offload', 'memory', 'profile', 'kernels'] as const
+const parts = ['ops', 'train', 'two', 'speed', 'offload', 'memory', 'profile', 'kernels', 'soak'] as const
 type Part = (typeof parts)[number]
 
 interface Options {
@@ -42,6 +53,7 @@ interface Options {
   readonly python?: string
   readonly peers: readonly PeerMode[]
   readonly models: readonly ShapeName[]
+  readonly ops: readonly string[]
   readonly seed: number
   readonly device: DeviceName
   readonly geluEpilogues?: boolean
@@ -63,11 +75,12 @@ const options = new Command('gpu')
   .description('What the GPUs of this machine do with this build')
   .option(
     '--only <parts>',
-    `parts to run: ${parts.join(',')}; checks: the first three`,
+    `parts to run: ${parts.join(',')}; checks: the first three; default: all but soak`,
     listOf(parts, { checks: ['ops', 'train', 'two'] }),
-    parts,
+    parts.filter((part) => part !== 'soak'),
   )
   .option('--json <file>', 'write all findings there')
+  .option('--ops <names>', 'ops to compare (all)', listOf([...referenceKernels.keys()]), [...referenceKernels.keys()])
   .option('--quick', 'smaller cases, fewer steps, the smallest model')
   .option('--python <path>', 'a Python that imports torch (DEEPTROUPE_PYTHON, else python3)')
   .option('--peers <modes>', `how PyTorch trains beside us: ${modes.join(',')}, or none`, listOf(modes), modes)
@@ -121,33 +134,55 @@ async function run<T>(work: string, request: object, take: (finding: T) => void)
   if (ending !== null) note(`${work} ${JSON.stringify(request)}: ${ending}`)
 }
 
-/** In several processes at once; where a kernel breaks the device, the next process goes on behind it. */
+/** In several processes, for the reference is slow; where a kernel breaks the device, the next process goes on behind it. */
 async function ops(): Promise<void> {
-  const of = Math.max(1, Math.min(4, availableParallelism() >> 1))
-  const shard = async (rest: number): Promise<void> => {
-    for (let first = 0; first < units.length; ) {
-      let last = -1
+  const waiting = unitsOf(options.ops, quick)
+  const lane = async (): Promise<void> => {
+    while (waiting.length > 0) {
+      let current: number | undefined
       let broken = false
-      const request = { device, seed, first, rest, of, quick } satisfies OpsRequest
-      const ending = await runWork('ops', request, (finding: OpFinding) => {
+      const take = (finding: OpFinding): void => {
         found.ops.push(finding)
-        last = finding.unit
         broken ||= finding.broken
-      })
-      if (ending === null && !broken) return
-      const unit = broken ? last : units.findIndex((_, i) => i > last && i >= first && i % of === rest)
-      if (unit < 0) return
-      if (!broken) {
-        const { op, float } = units[unit]!
-        const wrong = [`${op}: the process, expected to end in order, got ${ending}`]
-        found.ops.push({ unit, op, float, cases: 0, left: 0, error: Infinity, share: Infinity, wrong, broken: true })
+        current = undefined
       }
-      first = unit + 1
+      const order = (): number | undefined => {
+        current = broken ? undefined : waiting.shift()
+        return current
+      }
+      const ending = await runWork('ops', { device, seed, quick } satisfies OpsRequest, take, order)
+      if (current === undefined) continue
+      const { op, float } = units[current]!
+      const wrong = [`${op}: the process, expected to end in order, got ${ending}`]
+      found.ops.push({
+        unit: current,
+        op,
+        float,
+        cases: 0,
+        left: 0,
+        error: Infinity,
+        share: Infinity,
+        wrong,
+        broken: true,
+      })
     }
   }
-  await Promise.all(Array.from({ length: of }, (_, rest) => shard(rest)))
+  const lanes = Math.max(1, Math.min(12, availableParallelism() - 1, waiting.length))
+  await Promise.all(Array.from({ length: lanes }, lane))
   found.ops.sort((a, b) => a.unit - b.unit)
   print(`\n${opsTable(found.ops)}`)
+}
+
+/** Graphs with collectives, each case in a process of its own, which a hang ends. */
+async function soaking(): Promise<void> {
+  const steps = quick || device !== 'cuda' ? 50 : 1000
+  for (const name of soakCases) {
+    await run('soak', { steps, name }, (finding: TrainingFinding) => {
+      found.training.push(finding)
+      print(trainingTable([finding]))
+    })
+    save()
+  }
 }
 
 async function training(count: 1 | 2): Promise<void> {
@@ -175,22 +210,45 @@ async function measureHost(): Promise<void> {
   if (found.host) print(hostText(found.host))
 }
 
-async function speed(shape: ShapeName, ranks: number, stage: 0 | 1 | 2 | 3, offload = false): Promise<void> {
+async function speed(
+  shape: ShapeName,
+  ranks: number,
+  stage: 0 | 1 | 2 | 3,
+  { mode = 'bf16', offload = false }: { readonly mode?: TrainMode; readonly offload?: boolean } = {},
+): Promise<void> {
   const request = {
     shape,
     ranks,
     stage,
+    mode,
     offload,
     free: wants('speed', 'two', 'offload') && !quick ? 50 : 0,
-    profile: wants('profile') && ranks === 1,
+    profile: wants('profile') && ranks === 1 && (stage === 0 || offload) && mode === 'bf16',
     geluEpilogues: options.geluEpilogues ?? false,
   } satisfies Omit<SpeedRequest, 'device'>
   await run('speed', request, (finding: SpeedFinding) => found.speed.push(finding))
   save()
 }
 
+/** A step in each stage on one GPU, where nothing is sliced, against stage 0. */
+async function stagesOf(shape: ShapeName): Promise<void> {
+  for (const stage of [1, 2, 3] as const) await speed(shape, 1, stage)
+  const ms = (finding: SpeedFinding): number => finding.freeMs ?? finding.ms
+  const own = found.speed.filter((one) => one.shape === shape && one.ranks === 1 && one.mode === 'bf16' && !one.offload)
+  const whole = own.find(({ stage }) => stage === 0)
+  const rest = own.filter(({ stage }) => stage > 0)
+  if (!whole || rest.length < 3) return
+  const shares = rest.map((one) => ms(one) / ms(whole))
+  found.training.push({
+    check: `${shape} on one GPU: every ZeRO stage within 1 % of stage 0`,
+    ok: shares.every((share) => Math.abs(share - 1) <= 0.01),
+    got: rest.map(({ stage }, i) => `ZeRO ${stage} ${((shares[i]! - 1) * 100).toFixed(2)} %`).join(', '),
+  })
+  print(`\n${trainingTable(found.training.slice(-1))}`)
+}
+
 async function peersOf(shape: ShapeName, ranks: number, of: readonly PeerMode[]): Promise<void> {
-  for (const mode of torch?.name ? of : []) {
+  for (const mode of torch?.name ? of.filter((one) => options.peers.includes(one)) : []) {
     const peer = await runPeer(torch!, shape, mode, ranks)
     if (typeof peer === 'string') note(`PyTorch ${mode} on ${shape} x ${ranks}: ${peer}`)
     else found.peers.push(peer)
@@ -204,30 +262,41 @@ if (device === 'cuda' && (here.reason !== undefined || gpus === 0)) {
   process.exit(1)
 }
 if (torch?.name === null) note(torch.reason)
-if (wants('ops')) await ops()
+if (wants('ops')) {
+  await ops()
+  const compared = compareDeclarations(options.python ?? process.env['DEEPTROUPE_PYTHON'] ?? 'python3')
+  if (typeof compared === 'string') note(compared)
+  else found.training.push(compared)
+  if (typeof compared !== 'string') print(trainingTable([compared]))
+}
 if (wants('train')) await training(1)
 if (wants('two') && gpus < 2) note('two GPUs: not run, one GPU found')
 if (wants('two') && gpus >= 2) await training(2)
+if (wants('soak') && gpus < 2) note('soak: not run, one GPU found')
+if (wants('soak') && gpus >= 2) await soaking()
 if (wants('speed', 'profile', 'kernels')) await measureCeilings()
 if (wants('speed', 'memory', 'profile')) {
   for (const shape of models) {
     await speed(shape, 1, 0)
-    if (wants('speed')) await peersOf(shape, 1, options.peers)
+    if (!wants('speed')) continue
+    await peersOf(shape, 1, besides.bf16)
+    if (shape === 'd24' || shape === 'tiny') await stagesOf(shape)
+    if (shape === 'd12' || shape === 'tiny') {
+      for (const mode of ['stochastic', 'fp32', 'tf32'] as const) {
+        await speed(shape, 1, 0, { mode })
+        await peersOf(shape, 1, mode === 'stochastic' ? [] : besides[mode])
+      }
+    }
   }
 }
 if (wants('speed', 'offload')) {
   await measureHost()
-  await speed(offloaded, 1, 2, true)
+  await speed(offloaded, 1, 2, { offload: true })
 }
 if (wants('two') && gpus >= 2) {
   for (const shape of models.filter((name) => name !== 'd12')) {
     for (const stage of [1, 2, 3] as const) await speed(shape, 2, stage)
-    if (shape === 'd24')
-      await peersOf(
-        shape,
-        2,
-        options.peers.filter((mode) => mode === 'compile'),
-      )
+    if (shape === 'd24') await peersOf(shape, 2, ['compile'])
   }
 }
 if (found.speed.length > 0) print(`\n${speedTable(found.speed, found.peers)}`)

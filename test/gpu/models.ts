@@ -22,6 +22,15 @@ export const shapes = {
 
 export type ShapeName = keyof typeof shapes
 
+/**
+ * How ours trains: in bf16 with fp32 masters or, rounding stochastically, without; in fp32, its products in full or with 10 bits of
+ * mantissa.
+ */
+export type TrainMode = 'bf16' | 'stochastic' | 'fp32' | 'tf32'
+
+/** Rows of a batch in fp32: attention then runs without tensor cores, many times slower. */
+export const fullBatch = (batch: number): number => Math.max(1, batch >> 3)
+
 export const modelOf = ({ layers, hidden, heads }: Shape, seq = sequence, vocab = vocabulary): GPT2 =>
   new GPT2({
     n_layer: layers,

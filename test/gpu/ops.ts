@@ -1,4 +1,5 @@
 // Every op on the GPU against the reference, in f32, bf16 and f16, with fresh random inputs, poisoned outputs and in-place forms.
+import { createInterface } from 'node:readline'
 import { referenceKernels } from '../../kernels/reference/index.js'
 import type { DeviceName } from '../../native/index.js'
 import { distance, floats, onDevices, pairsOf, prepareCase, samePlacedBits } from '../support/consistency.js'
@@ -9,10 +10,6 @@ import type { Tell } from './work.js'
 export interface OpsRequest {
   readonly device: DeviceName
   readonly seed: number
-  /** Of the units of work, those from `first` on whose number has this rest. */
-  readonly first: number
-  readonly rest: number
-  readonly of: number
   /** Leaves out the large cases. */
   readonly quick: boolean
 }
@@ -40,14 +37,22 @@ export const units = floats.flatMap((float) => [...referenceKernels.keys()].map(
 
 const most = 5
 
-/** Compares units until one breaks the device. */
-export async function compareOps(
-  { device: name, seed, first, rest, of, quick }: OpsRequest,
-  tell: Tell,
-): Promise<void> {
-  const all: readonly OpCase[] = quick ? opCases : [...opCases, ...gpuCases]
-  for (const [unit, { op, float }] of units.entries()) {
-    if (unit < first || unit % of !== rest) continue
+const casesOf = (quick: boolean): readonly OpCase[] => (quick ? opCases : [...opCases, ...gpuCases])
+
+/** The numbers of the units of some ops, those with many cases first. */
+export function unitsOf(ops: readonly string[], quick: boolean): number[] {
+  const counts = new Map<string, number>()
+  for (const { op } of casesOf(quick)) counts.set(op, (counts.get(op) ?? 0) + 1)
+  const count = (unit: number): number => counts.get(units[unit]!.op) ?? 0
+  return [...units.keys()].filter((unit) => ops.includes(units[unit]!.op)).sort((a, b) => count(b) - count(a))
+}
+
+/** Compares the units whose numbers come in, until one breaks the device. */
+export async function compareOps({ device: name, seed, quick }: OpsRequest, tell: Tell): Promise<void> {
+  const all = casesOf(quick)
+  for await (const line of createInterface({ input: process.stdin })) {
+    const unit = JSON.parse(line) as number
+    const { op, float } = units[unit]!
     const cases = all.filter((c) => c.op === op).flatMap((c) => prepareCase(c, float, name, seed) ?? [])
     const here = cases.filter(({ c }) => c.ranks === 1)
     const wrong: string[] = []

@@ -1,14 +1,27 @@
 // PyTorch on the same shapes in the same run: `test/bench/peers/gpt2_gpu.py` and `attention_gpu.py`.
 import type { PyTorch } from '../bench/peers.js'
-import { type Shape, type ShapeName, sequence, shapes, vocabulary } from './models.js'
+import { fullBatch, type Shape, type ShapeName, sequence, shapes, type TrainMode, vocabulary } from './models.js'
 
-/** How PyTorch trains: `precision` autocast keeps fp32 parameters, bf16 has parameters and states in bf16 without masters. */
+/**
+ * How PyTorch trains: `precision` autocast keeps fp32 parameters, bf16 has parameters and states in bf16 without masters; fp32 and tf32
+ * have everything in fp32, products in full or with 10 bits of mantissa.
+ */
 export const peerModes = {
   compile: { compile: true, precision: 'autocast' },
   eager: { compile: false, precision: 'autocast' },
   'compile-bf16': { compile: true, precision: 'bf16' },
+  'compile-fp32': { compile: true, precision: 'fp32' },
+  'compile-tf32': { compile: true, precision: 'tf32' },
 } as const
 export type PeerMode = keyof typeof peerModes
+
+/** What stands beside ours, by how ours trains. */
+export const besides: Readonly<Record<TrainMode, readonly PeerMode[]>> = {
+  bf16: ['compile', 'eager', 'compile-bf16'],
+  stochastic: ['compile-bf16'],
+  fp32: ['compile-fp32'],
+  tf32: ['compile-tf32'],
+}
 
 export interface PeerFinding {
   readonly shape: ShapeName
@@ -28,7 +41,8 @@ export async function runPeer(
   ranks: number,
 ): Promise<PeerFinding | string> {
   if (torch.name === null) return torch.reason
-  const { batch, ...sizes }: Shape = shapes[shape]
+  const { batch: whole, ...sizes }: Shape = shapes[shape]
+  const batch = mode === 'compile-fp32' || mode === 'compile-tf32' ? fullBatch(whole) : whole
   const request = { ...sizes, batch, seq: sequence, vocab: vocabulary, warm: 5, steps: 10, ranks, ...peerModes[mode] }
   try {
     const { lines } = await torch.run('gpt2_gpu.py', request, 8)

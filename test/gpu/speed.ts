@@ -1,13 +1,23 @@
 // Training steps of a GPT-2 shape, timed: some one by one, then many in a row; memory as planned, as reserved and as the driver sees it;
 // and where the time of a step goes, by instruction.
 import { initialize } from '../../actors/engine/engine.js'
-import { type DeviceName, machine } from '../../native/index.js'
+import { type DeviceName, type GpuOptions, machine } from '../../native/index.js'
 import { TokenSource } from '../../runtime/data/source.js'
 import { planTotals } from '../../runtime/graph/compile.js'
 import type { StepEvent, TraceSpan } from '../../runtime/observe/index.js'
 import { median } from '../bench/row.js'
 import { sourceFor } from '../support/training.js'
-import { flopsPerToken, modelOf, type Shape, type ShapeName, sequence, shapes, vocabulary } from './models.js'
+import {
+  flopsPerToken,
+  fullBatch,
+  modelOf,
+  type Shape,
+  type ShapeName,
+  sequence,
+  shapes,
+  type TrainMode,
+  vocabulary,
+} from './models.js'
 import type { Tell } from './work.js'
 
 export interface SpeedRequest {
@@ -15,6 +25,7 @@ export interface SpeedRequest {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: 0 | 1 | 2 | 3
+  readonly mode: TrainMode
   /** Whether the optimizer works on the host. */
   readonly offload: boolean
   /** Steps timed in a row. */
@@ -27,6 +38,9 @@ export interface SpeedFinding {
   readonly shape: ShapeName
   readonly ranks: number
   readonly stage: number
+  readonly mode: TrainMode
+  /** Rows of a GPU's batch. */
+  readonly rows: number
   readonly offload: boolean
   readonly ms: number
   /** Of steps in a row; null: none were asked for. */
@@ -62,6 +76,9 @@ const warm = 5
 const timed = 10
 const profiled = 3
 
+const gpuOptions = ({ device, mode, geluEpilogues }: SpeedRequest): { readonly gpu?: GpuOptions } =>
+  device === 'cuda' ? { gpu: { tf32: mode === 'tf32', geluEpilogues } } : {}
+
 /** Random ids, the same every time. */
 function randomTokens(samples: number): TokenSource {
   const tokens = new Uint16Array(new SharedArrayBuffer(2 * (samples * sequence + 1)))
@@ -74,9 +91,10 @@ function randomTokens(samples: number): TokenSource {
 }
 
 export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<void> {
-  const { device, shape: name, ranks, stage, offload, free: inRow, profile, geluEpilogues } = request
+  const { device, shape: name, ranks, stage, mode, offload, free: inRow, profile } = request
   const shape: Shape = shapes[name]
-  const { batch } = shape
+  const full = mode === 'fp32' || mode === 'tf32'
+  const batch = full ? fullBatch(shape.batch) : shape.batch
   const free = (): number | null => machine().gpu.devices[0]?.freeBytes ?? null
   const lost = (from: number | null, to: number | null): number | null =>
     from === null || to === null ? null : from - to
@@ -89,12 +107,15 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
     data: randomTokens(steps * batch * ranks),
     device,
     ranks,
-    ...(geluEpilogues && { gpu: { geluEpilogues } }),
+    ...gpuOptions(request),
     config: {
       train_micro_batch_size_per_gpu: batch,
-      bf16: { enabled: true },
+      bf16: { enabled: !full },
       gradient_clipping: 1,
-      optimizer: { type: 'AdamW', params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1 } },
+      optimizer: {
+        type: 'AdamW',
+        params: { lr: 3e-4, betas: [0.9, 0.95], weight_decay: 0.1, bf16_stochastic_round: mode === 'stochastic' },
+      },
       zero_optimization: { stage, ...(offload && { offload_optimizer: { device: 'cpu' } }) },
     },
   })
@@ -119,6 +140,8 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
       shape: name,
       ranks,
       stage,
+      mode,
+      rows: batch,
       offload,
       ms: seconds * 1e3,
       freeMs,
@@ -138,11 +161,12 @@ export async function trainAndTime(request: SpeedRequest, tell: Tell): Promise<v
 }
 
 /** A run of a tiny model, after which the process has what any run leaves behind. */
-async function warmUp({ device, ranks, geluEpilogues }: SpeedRequest): Promise<void> {
+async function warmUp(request: SpeedRequest): Promise<void> {
+  const { device, ranks } = request
   const model = modelOf(shapes.tiny, 64, 256)
   const config = { train_micro_batch_size_per_gpu: 2, bf16: { enabled: true } }
-  const gpu = geluEpilogues ? { gpu: { geluEpilogues } } : {}
-  await using engine = await initialize({ model, data: sourceFor(model, 4 * ranks), device, ranks, config, ...gpu })
+  const data = sourceFor(model, 4 * ranks)
+  await using engine = await initialize({ model, data, device, ranks, config, ...gpuOptions(request) })
   await engine.train({ steps: 2 })
 }
 

@@ -3,10 +3,11 @@ import type { GpuMachine } from '../../native/index.js'
 import { groupBy } from '../../runtime/graph/partition/build.js'
 import { formatBytes } from '../../runtime/observe/index.js'
 import type { Ceilings, HostRates } from './ceilings.js'
+import { deepSpeedName, scaledDeepSpeed } from './deepspeed.js'
 import type { KernelFinding } from './kernels.js'
-import { shapes } from './models.js'
+import type { TrainMode } from './models.js'
 import type { OpFinding } from './ops.js'
-import type { AttentionPeer, PeerFinding } from './peers.js'
+import { type AttentionPeer, besides, type PeerFinding } from './peers.js'
 import type { SpeedFinding } from './speed.js'
 import type { TrainingFinding } from './training.js'
 
@@ -66,15 +67,25 @@ export const trainingTable = (findings: readonly TrainingFinding[]): string =>
 
 const gibibytes = (bytes: number | null): string => (bytes === null ? '-' : (bytes / 2 ** 30).toFixed(2))
 
-/** Ours and PyTorch's, a row each. The residual stream is bf16 in ours and in `compile-bf16`, fp32 under autocast. */
+const modeNames: Readonly<Record<TrainMode, string>> = {
+  bf16: 'bf16',
+  stochastic: 'bf16 without masters',
+  fp32: 'fp32',
+  tf32: 'tf32',
+}
+
+/** Ours and the peers', a row each. In bf16 the residual stream is bf16 in ours and in `compile-bf16`, fp32 under autocast. */
 export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFinding[]): string {
   const rows = ours.flatMap((own) => {
-    const { shape, ranks, stage } = own
-    const name = `${shape} B=${shapes[shape].batch} x ${ranks}`
-    const beside = own.offload ? [] : peers.filter((peer) => peer.shape === shape && peer.ranks === ranks)
+    const { shape, ranks, stage, mode, offload } = own
+    const name = `${shape} B=${own.rows} x ${ranks}`
+    const beside = offload
+      ? []
+      : peers.filter((peer) => peer.shape === shape && peer.ranks === ranks && besides[mode].includes(peer.mode))
+    const deepSpeed = mode === 'bf16' ? scaledDeepSpeed(shape, ranks, offload ? 'offload' : stage, peers) : null
     return [
       [
-        `${name}, ZeRO ${stage}${own.offload ? ', optimizer on the host' : ''}`,
+        `${name}, ZeRO ${stage}, ${modeNames[mode]}${offload ? ', optimizer on the host' : ''}`,
         own.ms.toFixed(1),
         own.freeMs?.toFixed(1) ?? '-',
         own.tokensPerSecond.toFixed(0),
@@ -99,6 +110,18 @@ export function speedTable(ours: readonly SpeedFinding[], peers: readonly PeerFi
         '-',
         '-',
       ]),
+      ...(deepSpeed === null
+        ? []
+        : [
+            [
+              `  ${deepSpeedName}`,
+              '-',
+              '-',
+              deepSpeed.toFixed(0),
+              (own.tokensPerSecond / deepSpeed).toFixed(3),
+              ...Array(6).fill('-'),
+            ],
+          ]),
     ]
   })
   const head = [

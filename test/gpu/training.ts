@@ -35,6 +35,11 @@ export interface TrainingFinding {
 const steps = 20
 const bf16: DeepSpeedConfig = { bf16: { enabled: true } }
 const fp16: DeepSpeedConfig = { fp16: { enabled: true } }
+/** Without masters. */
+const stochastic: DeepSpeedConfig = {
+  ...bf16,
+  optimizer: { type: 'AdamW', params: { lr: 1e-3, weight_decay: 0.1, bf16_stochastic_round: true } },
+}
 
 /** ZeRO with the optimizer's states on the host. */
 const onHost = (stage: 0 | 1 | 2 | 3): DeepSpeedConfig => ({
@@ -113,6 +118,13 @@ const onOne = (gpu: DeviceName): Checks => ({
     const away = meanDifference(own.losses, cpu.losses)
     return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
   },
+  'bf16 without masters against the CPU': async () => {
+    const [own, cpu] = [await small(gpu, 50, stochastic), await small('cpu', 50, stochastic)]
+    const away = meanDifference(own.losses, cpu.losses)
+    return { ok: away <= bf16Bound, got: `mean ${away.toExponential(2)}, at most ${bf16Bound.toExponential(2)}` }
+  },
+  'bf16 without masters, repeated': async () =>
+    equal(await small(gpu, steps, stochastic), await small(gpu, steps, stochastic)),
   'fp16 that overflows, two steps under way and one': async () => {
     const model = smallModel({ dropout: 0.1 })
     const overflows = { enabled: true, initial_scale_power: 24, loss_scale_window: 1, hysteresis: 1 }
@@ -283,6 +295,7 @@ const onTwo = (gpu: DeviceName): Checks => ({
       [
         ['fp32', {}],
         ['bf16', bf16],
+        ['bf16 without masters', stochastic],
       ] as const
     ).flatMap(([name, more]) =>
       stages.slice(1).map((stage) => [

@@ -3,6 +3,7 @@
 import { ceilings, hostRates } from './ceilings.js'
 import { kernels } from './kernels.js'
 import { compareOps } from './ops.js'
+import { soak } from './soak.js'
 import { trainAndTime } from './speed.js'
 import { checkTraining } from './training.js'
 
@@ -16,6 +17,7 @@ const works: Readonly<Record<string, (request: never, tell: Tell) => Promise<voi
   ceilings,
   host: hostRates,
   kernels,
+  soak,
 }
 
 const { work, ...request } = JSON.parse(process.argv[2]!) as { work: string }

@@ -4,6 +4,7 @@ import { activationKinds } from '../../kernels/ops/activation.js'
 import { type Attributes, elements } from '../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../kernels/ops/elementwise.js'
 import type { FusionName } from '../../kernels/ops/fusion.js'
+import type { ReferenceTensor } from '../../kernels/reference/index.js'
 import { candidates, type Operand, type RandomTensors, runReference, type ScalarRoles, tensorOf } from './tensors.js'
 
 export interface OpCase {
@@ -414,6 +415,12 @@ function* dropoutCases(): Generator<OpCase> {
   }
 }
 
+/** Positions sorted by index, then by position. */
+export function orderOf({ data }: ReferenceTensor): ReferenceTensor {
+  const positions = Array.from(data, (_, i) => i).sort((a, b) => data[a]! - data[b]! || a - b)
+  return tensorOf('i32', [data.length], positions)
+}
+
 function* embeddingCases(): Generator<OpCase> {
   for (const [indices, rows, width] of [
     [[2, 3], 5, 7],
@@ -435,6 +442,16 @@ function* embeddingCases(): Generator<OpCase> {
         `${title} ${flags({ base })}, wide`,
         (r) => [r.integers(indices, 0, rows), r.normal([...indices, width]), base ? r.wide([rows, width]) : null],
         { attributes: { rows, wide: 1 }, halvesOnly: true },
+      )
+      yield opCase(
+        'embedding_backward',
+        `${title} ${flags({ base })}, in a given order`,
+        (r) => {
+          const tokens = r.integers(indices, 0, rows)
+          const dy = r.normal([...indices, width])
+          return [tokens, dy, base ? r.normal([rows, width]) : null, orderOf(tokens)]
+        },
+        { attributes: { rows } },
       )
     }
   }
@@ -478,7 +495,7 @@ function* optimizerCases(): Generator<OpCase> {
     correction1: 1 - 0.9 ** step,
     correction2: 1 - 0.999 ** step,
   })
-  const adamRoles = candidates(adamRolesAt(3), adamRolesAt(4))
+  const adamRoles = { ...candidates(adamRolesAt(3), adamRolesAt(4)), seed: 2 ** 33 + 5, step: 3 }
   const control = (finite = 1, candidate = 0) => tensorOf('f64', [4], [2.5, 0.37, finite, candidate])
   for (const [length, shards, rank, whole] of [
     [4096, 1, 0, false],
@@ -528,6 +545,18 @@ function* optimizerCases(): Generator<OpCase> {
           },
         )
       }
+    }
+    for (const origin of [0, 3072, 2 ** 35 - 1021]) {
+      yield opCase(
+        'adam',
+        `${title}, bf16 rounded stochastically from ${origin}`,
+        (r) => [r.normal([whole ? length : part], 1, 0, 'bf16'), operand(r), r.wide([part]), squares(r), control()],
+        {
+          attributes: { decoupled: 1, epsilon: 1e-8, weight_decay: 0.1, length, shards, origin, ranges },
+          roles: adamRoles,
+          ...place,
+        },
+      )
     }
     for (const [momentum, nesterov, first] of [
       [0, 0, 0],

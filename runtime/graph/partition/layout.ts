@@ -24,6 +24,8 @@ export interface ParameterSlot {
   readonly unit: Unit
   /** First element within the whole unit. */
   readonly start: number
+  /** Elements of all parameters before it in model order, each filled up to whole chunks: the same in every stage, for any ranks. */
+  readonly before: number
 }
 
 export interface Unit {
@@ -93,7 +95,7 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
     let used = 0
     for (const { name: parameter, shape } of facts) {
       const count = elements(shape)
-      own.push({ name: parameter, shape, count, unit: null as never, start: used })
+      own.push({ name: parameter, shape, count, unit: null as never, start: used, before: 0 })
       used += roundUp(count, normChunk)
     }
     const length = roundUp(used, ranks * normChunk)
@@ -106,6 +108,10 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
     return unit
   })
   const ordered = parameters.map((fact) => slots.get(fact.name)!)
+  ordered.reduce((before, slot) => {
+    ;(slot as { before: number }).before = before
+    return before + roundUp(slot.count, normChunk)
+  }, 0)
   const count = ordered.reduce((sum, slot) => sum + slot.count, 0)
   return { ranks, units, parameters: ordered, length: start, shard: start / ranks, count }
 }

@@ -1,13 +1,13 @@
 // The ZeRO partition: from one joint graph (forward and backward of a micro-step) to the graphs that each rank runs. All ranks run
 // the same graph; what differs is the slice that a collective or an update takes. Collectives are nodes like any other.
-import { elements, showType } from '../../../kernels/ops/definition.js'
+import { type Attributes, elements, showType } from '../../../kernels/ops/definition.js'
 import { dtypeNumbers } from '../../../kernels/ops/elementwise.js'
 import { opNamed } from '../../../kernels/ops/index.js'
 import { normChunk } from '../../../kernels/ops/optimizer.js'
 import { maxLossScale } from '../../optim/index.js'
 import type { Graph, Origin, Value } from '../ir.js'
-import { Build, communication, type PlacedGraph, update } from './build.js'
-import { chunkOrder, type Unit } from './layout.js'
+import { Build, communication, groupBy, type PlacedGraph, update } from './build.js'
+import { chunkOrder, type ParameterSlot, type Unit } from './layout.js'
 import { Reduction } from './reduction.js'
 import { type MicroStep, optimizerStates, type Sharding } from './sharding.js'
 
@@ -18,6 +18,8 @@ export interface Initializer {
   readonly attributes: Readonly<Record<string, number>>
 }
 
+/** Scalars of an update that are the same for every group. */
+const ofRun: readonly string[] = ['seed', 'step']
 /** How many slices of weights may be on their way from the host to a gather. */
 const landings = 3
 
@@ -63,12 +65,12 @@ export class Partitioner {
     return build.finish()
   }
 
-  /** f32 memory in which a unit's initial values are drawn: where they stay or, without masters on the device, a buffer. */
+  /** f32 memory in which a unit's initial values are drawn: where they stay, or, without masters on the device, a value of its own. */
   #drawn(build: Build, unit: Unit): Value {
     const target = build.master(unit)
     if (target.type.dtype === 'f32' && !this.sharding.options.offload) return target
-    const [length] = target.type.shape as [number]
-    return build.builder.emit('bucket', [], { length, gaps: [0, length] }, update)[0]!
+    const attributes = { value: 0, dtype: dtypeNumbers.indexOf('f32'), shape: target.type.shape }
+    return build.builder.emit('fill', [], attributes, update)[0]!
   }
 
   /** After parameters were written from outside: rounds masters anew and refreshes what ranks keep gathered. */
@@ -215,15 +217,16 @@ export class Partitioner {
       const operands = optimizer.kind === 'sgd' && states.length === 0 ? [null] : states
       const copy = optimizer.kind === 'adam' && rounds ? [weights] : []
       const inputs = [build.master(unit), gradient, ...operands, control, ...copy]
-      const attributes = {
-        ...optimizer.attributes,
-        weight_decay: group.weightDecay,
-        length: unit.length,
-        shards,
-        ranges: own.flatMap((slot) => [slot.start, slot.count]),
+      const roles = opNamed(optimizer.kind).scalars.map((role) => (ofRun.includes(role) ? role : `${role}.${g}`))
+      const emit = (slots: readonly ParameterSlot[], more: Attributes): void => {
+        const ranges = slots.flatMap((slot) => [slot.start, slot.count])
+        const attributes = { ...optimizer.attributes, weight_decay: group.weightDecay, length: unit.length, shards }
+        const origin = { ...update, module: unit.name }
+        build.builder.emit(optimizer.kind, inputs, { ...attributes, ...more, ranges }, origin, roles)
       }
-      const roles = opNamed(optimizer.kind).scalars.map((role) => `${role}.${g}`)
-      build.builder.emit(optimizer.kind, inputs, attributes, { ...update, module: unit.name }, roles)
+      if (inputs[0]!.type.dtype === 'f32') emit(own, {})
+      // Random bits follow an element's number in the model. Where a unit is no run of parameters it has several beginnings.
+      else for (const [origin, slots] of groupBy(own, ({ before, start }) => before - start)) emit(slots, { origin })
     })
     // SGD has no pass of its own for the copy.
     if (optimizer.kind !== 'sgd' || !rounds) return

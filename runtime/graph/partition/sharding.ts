@@ -51,6 +51,8 @@ export interface OptimizerPlan {
   /** Attributes of the op that are the same for every group. */
   readonly attributes: Readonly<Record<string, number>>
   readonly groups: readonly OptimizerGroup[]
+  /** Units in 16 bits have no masters: what the update makes of them is rounded stochastically. */
+  readonly stochasticRounding?: boolean
 }
 
 /** Names of the optimizer's state tensors of one unit, in the op's order. */

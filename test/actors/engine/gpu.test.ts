@@ -74,6 +74,24 @@ test('under a limit the logits come in as few chunks as fit, before anything is 
   t.is(head!.attributes['rows'], gpuBackend(logitChunks).logitRows(64 * 64, 5000))
 })
 
+test('the order of tokens is an input of every micro-step, and the scratch memory holds no sort', (t) => {
+  const { compilation } = prepared({}, { train_batch_size: 24, train_micro_batch_size_per_gpu: 8 })
+  for (const name of ['first', 'middle', 'last'] as const) {
+    const { program } = compilation.programs[name]!
+    const gradient = program.instructions.find(({ op, inputs }) => op === 'embedding_backward' && inputs[3] !== null)!
+    t.is(gradient.inputs[0], program.bindings['tokens'])
+    t.is(gradient.inputs[3], program.bindings['order'])
+    const [tokens, order] = [
+      program.tensors[program.bindings['tokens']!]!,
+      program.tensors[program.bindings['order']!]!,
+    ]
+    t.deepEqual(order.shape, [tokens.shape[0]! * tokens.shape[1]!])
+    const rows = program.tensors[gradient.outputs[0]!]!.shape[0]!
+    t.is(byteLength(program.tensors[gradient.workspace!]!), Math.ceil((4 * (rows + 1)) / 256) * 256)
+  }
+  t.false('order' in compilation.programs.evaluate!.program.bindings)
+})
+
 test('addresses are multiples of 256; collectives have scratch memory that nothing else uses', (t) => {
   for (const stage of [0, 1, 2, 3] as const) {
     const { compilation } = prepared(

@@ -10,7 +10,7 @@ test('the micro-batches of all ranks are the batch, in order, however it is cut'
   fc.assert(
     fc.property(size, size, size, fc.nat(1000), (world, micro, accumulation, sample) => {
       const rows = world * micro * accumulation
-      const batch = { rows, micro, accumulation, sequence: 8 }
+      const batch = { rows, micro, accumulation, sequence: 8, ordered: false }
       const order = { step: 1, slot: 0, scalars: {}, sample, profile: false, faults: [] }
       const runs = Array.from({ length: world }, (_, rank) => microRuns(batch, rank, world, order))
       const taken = Array.from({ length: accumulation }, (_, m) => runs.map((own) => own[m]!)).flat()
@@ -25,7 +25,7 @@ test('the micro-batches of all ranks are the batch, in order, however it is cut'
 
 test('one micro-step is the only one; of several the first replaces, the last updates', (t) => {
   const names = (accumulation: number): string[] => {
-    const batch = { rows: accumulation, micro: 1, accumulation, sequence: 8 }
+    const batch = { rows: accumulation, micro: 1, accumulation, sequence: 8, ordered: false }
     const order = { step: 1, slot: 0, scalars: {}, sample: 0, profile: false, faults: [] }
     return microRuns(batch, 0, 1, order).map((run) => run.program)
   }

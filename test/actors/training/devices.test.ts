@@ -78,3 +78,18 @@ test.serial('the reference keeps the bit rules, too', async (t) => {
   const { curve } = await reference()
   t.deepEqual((await run({ device: 'reference', ranks: 1 })).curve, curve)
 })
+
+// The reference kernel is told the order of the tokens and refuses a wrong one.
+test.serial("a caller's batch has its tokens in order, too", async (t) => {
+  const model = tinyModel()
+  const config = trainConfig({ train: 8, micro: 2 })
+  const data = sourceFor(model)
+  const [inputs, targets] = [new Int32Array(8 * data.seq), new Int32Array(8 * data.seq)]
+  data.read([7, 6, 5, 4, 3, 2, 1, 0], inputs, targets)
+  const losses: number[] = []
+  for (const device of ['reference', ...(levels.length > 0 ? (['cpu'] as const) : [])] as const) {
+    await using engine = await initialize({ model, data, config, ranks: 2, threads: 1, device })
+    losses.push((await engine.trainBatch({ inputs, targets })).loss)
+  }
+  t.true(losses.every((loss) => Math.abs(loss / losses[0]! - 1) < 1e-5))
+})

@@ -1,8 +1,8 @@
 """Trains a GPT-2 with PyTorch on GPUs, as a peer of `deeptroupe train --device cuda`: same sizes, batch and optimizer, random tokens.
 
 One argument, JSON: layers, hidden, heads, vocab, seq, batch (of one GPU), warm, steps, ranks, compile, precision: autocast (fp32
-parameters, bf16 inside ops) or bf16 (parameters, gradients and optimizer states in bf16, no masters). With several ranks it starts one
-process for each under DistributedDataParallel. Prints one line of JSON: {"seconds": median step, "peak": bytes, "loss"}.
+parameters, bf16 inside ops), bf16 (parameters, gradients and optimizer states in bf16, no masters), fp32 or tf32 (all in fp32, products
+in full or with 10 bits of mantissa). With several ranks it starts one process for each under DistributedDataParallel. Prints one line of JSON: {"seconds": median step, "peak": bytes, "loss"}.
 """
 import json
 import os
@@ -53,17 +53,17 @@ class GPT2(nn.Module):
 
 
 def main(rank, request):
-    ranks, lowered = request["ranks"], request["precision"] == "bf16"
+    ranks, precision = request["ranks"], request["precision"]
     torch.cuda.set_device(rank)
     torch.manual_seed(rank)
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     if ranks > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29541", RANK=str(rank), WORLD_SIZE=str(ranks))
         torch.distributed.init_process_group("nccl", rank=rank, world_size=ranks)
     with torch.device("cuda"):
         model = GPT2(*(request[key] for key in ("layers", "hidden", "heads", "vocab", "seq")))
         ids, targets = (torch.randint(0, request["vocab"], (request["batch"], request["seq"])) for _ in range(2))
-    if lowered:
+    if precision == "bf16":
         model.bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = model
@@ -73,7 +73,7 @@ def main(rank, request):
         run = torch.compile(run)
 
     def step():
-        with torch.autocast("cuda", torch.bfloat16, enabled=not lowered):
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "autocast"):
             loss = run(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

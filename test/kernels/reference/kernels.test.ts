@@ -5,6 +5,7 @@ import { activationKinds } from '../../../kernels/ops/activation.js'
 import { collectives } from '../../../kernels/ops/collective.js'
 import { ops } from '../../../kernels/ops/index.js'
 import { KernelError, type ReferenceTensor, referenceKernels } from '../../../kernels/reference/index.js'
+import { load } from '../../../kernels/reference/storage.js'
 import { runReference, tensorOf } from '../../support/tensors.js'
 
 const xs = [-3, -1, -0.3, 0, 0.7, 2.5]
@@ -112,6 +113,20 @@ test('dropout keeps a share of 1 - p, scaled by 1 / (1 - p), and each sample has
   t.deepEqual(third, whole.slice(2 * length, 3 * length))
   t.notDeepEqual(third, whole.slice(0, length))
   t.notDeepEqual(mask(x, 10, 1), whole)
+})
+
+test("tokens' order must be theirs", (t) => {
+  const [indices, dy] = [ints([2, 0, 2, 1]), tensor([4, 1], [1, 2, 3, 4])]
+  const gradient = (order: number[]) =>
+    runReference('embedding_backward', [indices, dy, null, ints(order)], { rows: 3 })
+  t.deepEqual([...load(gradient([1, 3, 0, 2])[0]!)], [2, 4, 4])
+  for (const wrong of [
+    [1, 3, 2, 0],
+    [1, 0, 3, 2],
+    [1, 3, 0, 0],
+    [1, 3, 0, 4],
+  ])
+    t.throws(() => gradient(wrong), { instanceOf: KernelError, message: /order\[\d\], expected the position that/ })
 })
 
 test('an index or a target outside its table is an error that names it', (t) => {

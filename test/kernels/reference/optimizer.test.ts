@@ -2,6 +2,7 @@
 import test, { type ExecutionContext } from 'ava'
 import type { Attributes } from '../../../kernels/ops/definition.js'
 import type { ReferenceTensor } from '../../../kernels/reference/index.js'
+import { load } from '../../../kernels/reference/storage.js'
 import { candidates, runReference, tensorOf } from '../../support/tensors.js'
 
 const start = [0.5, -1.25, 2]
@@ -104,6 +105,55 @@ test('slices of a unit, updated apart, are the unit updated whole; nothing outsi
   )
   for (const i of [0, 4, 2005, 2099, 3600, 4095]) t.is(whole[i], Math.fround(p[i]!), `element ${i} is outside`)
   for (const i of [5, 2004, 2100, 3599]) t.not(whole[i], Math.fround(p[i]!), `element ${i} is inside`)
+})
+
+test('a bf16 parameter is rounded to a neighbour with the expectation of the update', (t) => {
+  // With a gradient and moments of zero the update is p * (1 - lr * wd), the same for all: 1 becomes 1 - 2^-9 - 2^-12 or so.
+  const count = 1 << 16
+  const decay = 2 ** -9 + 2 ** -12
+  const rounded = (step: number, seed: number, origin = 0): Float64Array => {
+    const inputs = [
+      tensorOf('bf16', [count], new Float32Array(count).fill(1)),
+      ...[0, 0, 0].map((value) => tensorOf('f32', [count], new Float32Array(count).fill(value))),
+      tensorOf('f64', [4], [1, 1, 1, 0]),
+    ]
+    const attributes = {
+      decoupled: 1,
+      epsilon: 1e-8,
+      weight_decay: decay,
+      length: count,
+      shards: 1,
+      origin,
+      ranges: [0, count],
+    }
+    const roles = {
+      ...candidates({ learning_rate: 1, beta1: 0.9, beta2: 0.999, correction1: 0.1, correction2: 0.001 }),
+      seed,
+      step,
+    }
+    return load(runReference('adam', inputs, attributes, roles)[0]!)
+  }
+  // Below 1 neighbours are 2^-8 apart: 1 - 2^-8 with probability q, else 1.
+  const q = decay * 2 ** 8
+  const low = 1 - 2 ** -8
+  const down = (values: Float64Array): boolean[] => Array.from(values, (value) => value === low)
+  const first = rounded(3, 77)
+  t.deepEqual([...new Set(first)].sort(), [low, 1])
+  const runs = [first, rounded(4, 77), rounded(3, 78)].map(down)
+  const near = (hits: number, of: number, p: number, what: string): void => {
+    // Six deviations of a binomial: once in 5e8.
+    const away = Math.abs(hits - of * p) / Math.sqrt(of * p * (1 - p))
+    t.true(away < 6, `${what}: ${away} deviations`)
+  }
+  for (const run of runs) near(run.filter(Boolean).length, count, q, 'share that goes down')
+  // Neighbours, steps and seeds are independent.
+  const [a, b, c] = runs as [boolean[], boolean[], boolean[]]
+  for (const distance of [1, 2, 4, 8])
+    near(a.filter((hit, i) => hit && a[(i + distance) % count]).length, count, q * q, `elements ${distance} apart`)
+  near(a.filter((hit, i) => hit && b[i]).length, count, q * q, 'steps')
+  near(a.filter((hit, i) => hit && c[i]).length, count, q * q, 'seeds')
+  // An element's number decides, not where its unit begins.
+  t.deepEqual(rounded(3, 77, 1024).slice(0, count - 1024), first.slice(1024))
 })
 
 test('control: norm over the chunks in the order of the ranges, factor only where it shrinks', (t) => {

@@ -83,6 +83,15 @@ test('torch_autocast: classes of modules by the last part of their path', (t) =>
   t.true(lossScale.dynamic)
 })
 
+const rounding = { type: 'AdamW', params: { bf16_stochastic_round: true } }
+
+test('bf16_stochastic_round is a parameter of Adam in bf16', (t) => {
+  const { optimizer } = resolve({ bf16: { enabled: true }, optimizer: rounding })
+  t.true(optimizer.kind === 'adam' && optimizer.stochasticRounding)
+  const { key } = problem({ optimizer: { type: 'SGD', params: { bf16_stochastic_round: true } } })
+  t.is(key, 'optimizer.params.bf16_stochastic_round')
+})
+
 const excluded: [raw: object, key: string][] = [
   [{ fp16: { enabled: true }, bf16: { enabled: true } }, 'fp16.enabled and bf16.enabled'],
   [{ bf16: { enabled: true }, torch_autocast: { enabled: true } }, 'bf16.enabled and torch_autocast.enabled'],
@@ -91,6 +100,13 @@ const excluded: [raw: object, key: string][] = [
   [{ data_types: { grad_accum_dtype: 'fp16' } }, 'data_types.grad_accum_dtype'],
   [{ bf16: { enabled: true }, data_types: { param_dtype: 'fp32' } }, 'data_types.param_dtype'],
   [{ data_types: { buffer_dtype: 'bf16' } }, 'data_types.buffer_dtype'],
+  [{ optimizer: rounding }, 'optimizer.params.bf16_stochastic_round'],
+  [
+    { optimizer: rounding, bf16: { enabled: true }, zero_optimization: { offload_optimizer: { device: 'cpu' } } },
+    'optimizer.params.bf16_stochastic_round',
+  ],
+  [{ optimizer: rounding, fp16: { enabled: true } }, 'optimizer.params.bf16_stochastic_round'],
+  [{ optimizer: rounding, torch_autocast: { enabled: true } }, 'optimizer.params.bf16_stochastic_round'],
 ]
 for (const [raw, key] of excluded) {
   test(`does not go together: ${JSON.stringify(raw)}`, (t) => {

@@ -48,6 +48,7 @@ function compiled(
     recompute?: Recompute
     lossScaling?: boolean
     optimizer?: 'adam' | 'sgd'
+    stochasticRounding?: boolean
   } = {},
 ): Compilation {
   const gpt = options.model ?? model()
@@ -67,6 +68,7 @@ function compiled(
         attributes:
           options.optimizer === 'sgd' ? { momentum: 0, dampening: 0, nesterov: 0 } : { decoupled: 1, epsilon: 1e-8 },
         groups: [{ names: namedParameters(gpt).map(({ name }) => name), weightDecay: 0.1 }],
+        stochasticRounding: options.stochasticRounding ?? false,
       },
       accumulation: options.accumulation ?? 1,
       clipping: 1,
@@ -219,6 +221,40 @@ test('16-bit weights: half the bytes, f32 masters in the shard, accumulators as 
       gradients: 2 * share(1),
       optimizer: 12 * share(1),
     })
+  }
+})
+
+test('rounded stochastically, 16-bit weights have no masters; each element has one number in every stage', (t) => {
+  const precision = { ...fullPrecision, ...precisions['bf16'] }
+  const numbersOf = (options: Partial<CompileOptions>): Record<string, number> => {
+    const { programs, layout } = compiled({ precision, stochasticRounding: true, ...options })
+    const numbers = new Map<string, number>()
+    const { tensors, instructions } = programs.only!.program
+    for (const { op, inputs, attributes, debug } of instructions) {
+      if (op !== 'adam') continue
+      t.is(tensors[inputs[0]!]!.arena, 'parameters')
+      t.is(tensors[inputs[0]!]!.dtype, 'bf16')
+      t.is(inputs[5], null)
+      const unit = layout.units.find(({ name }) => name === debug.module)!
+      const ranges = attributes['ranges'] as number[]
+      for (let r = 0; r < ranges.length; r += 2) {
+        const { name } = unit.parameters.find(({ start }) => start === ranges[r])!
+        numbers.set(name, (attributes['origin'] as number) + ranges[r]!)
+      }
+    }
+    return Object.fromEntries(numbers)
+  }
+  const whole = numbersOf({ ranks: 1, stage: 0 })
+  t.is(Object.keys(whole).length, namedParameters(model()).length)
+  t.is(new Set(Object.values(whole)).size, Object.keys(whole).length)
+  t.true(Object.values(whole).every((number) => number % 1024 === 0))
+  for (const stage of [0, 1, 2, 3] as const) {
+    for (const persistenceThreshold of [0, 200, 1e6])
+      t.deepEqual(numbersOf({ ranks: 4, stage, persistenceThreshold }), whole)
+  }
+  for (const stage of [0, 3] as const) {
+    const { plan, layout } = compiled({ ranks: 4, stage, precision, stochasticRounding: true, accumulation: 2 })
+    t.is(plan.arenas.optimizer / layout.length, 8 / (stage === 0 ? 1 : 4))
   }
 })
 

@@ -14,6 +14,7 @@ const adamSpec: AdamSpec = {
   eps: 1e-8,
   weightDecay: 0.1,
   biasCorrection: true,
+  stochasticRounding: false,
 }
 
 function adam(spec: AdamSpec): number[] {
