@@ -83,9 +83,12 @@ export function notFinite(step: number, report: TrainReport, found: readonly Dia
   const advice = cause
     ? ` (${cause.message}: a smaller scale would not help; look for NaN in data or weights, values that fp16 cannot hold, or a learning rate that is too high)`
     : ''
+  const state = Number.isFinite(report.norm)
+    ? 'The gradient norm was finite, so parameters were updated'
+    : 'Parameters are as before this step'
   return new EngineError(
     'ENGINE_NOT_FINITE',
-    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}${advice}. Parameters are as before this step`,
+    `train: ${what} of step ${step}, expected a finite number, got ${value}${where}${advice}. ${state}`,
     { step, diagnosis: first },
     cause && { cause },
   )

@@ -7,7 +7,7 @@ import type { DeviceName } from '../../native/index.js'
 import { orderInputs, slotArrays, slotBytes } from '../../runtime/data/slot.js'
 import { median } from '../bench/row.js'
 import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
-import { candidates, RandomTensors } from '../support/tensors.js'
+import { candidates } from '../support/tensors.js'
 import type { Tell } from './work.js'
 
 export interface KernelsRequest {
@@ -135,7 +135,7 @@ export async function kernels({ device, smaller }: KernelsRequest, tell: Tell): 
   await timed('norm of the gradients', norm, [half])
 
   await table(65536 / smaller, timed)
-  await classifier(device, 16384 / smaller, tell)
+  await head(device, 16384 / smaller, tell)
 }
 
 type Timed = (kernel: string, program: TimedProgram, types: readonly (TensorType | null)[]) => Promise<number>
@@ -166,13 +166,13 @@ async function table(tokens: number, timed: Timed): Promise<void> {
   }
 }
 
-/** The head, its three products by themselves, and what is left for the pass between them. */
-async function classifier(device: DeviceName, rows: number, tell: Tell): Promise<void> {
+/** The head with its loss and its gradients. */
+async function head(device: DeviceName, rows: number, tell: Tell): Promise<void> {
   const [features, classes] = [768, 50304]
   const x: TensorType = { shape: [rows, features], dtype: bf16 }
   const weight: TensorType = { shape: [classes, features], dtype: bf16 }
   const logits: TensorType = { shape: [rows, classes], dtype: bf16 }
-  const head = {
+  const program = {
     tensors: {
       x,
       weight,
@@ -189,30 +189,8 @@ async function classifier(device: DeviceName, rows: number, tell: Tell): Promise
     ],
     scalars: {},
   }
-  // A product's power, and so its speed, depends on the numbers: these are those of a softmax's gradient over such logits, products of
-  // two uniform numbers summed up.
-  const deviation = Math.sqrt(features / 9)
-  const normal = new RandomTensors('f64').normal([1 << 14]).data
-  const share = (z: number): number => Math.exp(deviation * z - deviation ** 2 / 2) / classes / rows
-  const products = {
-    tensors: { x, weight, g: { ...logits, values: Array.from(normal, share) } },
-    ops: [
-      { op: 'linear', inputs: ['x', 'weight'], outputs: ['y'], attributes: { transposed: 0 } },
-      { op: 'linear_input_gradient', inputs: ['g', 'weight'], outputs: ['dx'], attributes: { transposed: 0 } },
-      { op: 'linear_weight_gradient', inputs: ['x', 'g'], outputs: ['dw'], attributes: { transposed: 0, wide: 1 } },
-    ],
-    scalars: {},
-  }
-  const milliseconds = async (program: TimedProgram): Promise<number> =>
-    median((await timeOps(program, { device, repetitions })).map((run) => run.reduce((a, b) => a + b, 0))) * 1e3
-  const [whole, apart] = [await milliseconds(head), await milliseconds(products)]
   const flops = 6 * rows * features * classes
-  tell({ kernel: 'head with its gradients', ms: whole, flops, bytes: 2 * byteLength(logits) } satisfies KernelFinding)
-  tell({ kernel: 'its three products', ms: apart, flops, bytes: 0 } satisfies KernelFinding)
-  tell({
-    kernel: 'classifier pass',
-    ms: whole - apart,
-    flops: 0,
-    bytes: 2 * byteLength(logits),
-  } satisfies KernelFinding)
+  const times = await timeOps(program, { device, repetitions })
+  const ms = median(times.map(([seconds]) => seconds!)) * 1e3
+  tell({ kernel: 'head with its gradients', ms, flops, bytes: 2 * byteLength(logits) } satisfies KernelFinding)
 }
