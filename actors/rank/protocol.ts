@@ -44,7 +44,7 @@ export interface StepReport {
   readonly losses: readonly number[]
   /** Global norm of the gradients before clipping. */
   readonly norm: number
-  /** False: loss or norm is not finite and nothing was updated. */
+  /** False: loss or norm is not finite. Where the norm is not, nothing was updated. */
   readonly finite: boolean
   /** How many updates more than the scalar `taken` says had been made before it. */
   readonly candidate: number

@@ -111,15 +111,8 @@ void CpuExecutor::execute(const ProgramInstruction& instruction, const RunReques
   }
   scalars.clear();
   for (const uint32_t slot : instruction.scalars) scalars.push_back(request.scalars[slot]);
-  Call call{};
-  call.inputs = instruction.input_tensors.data();
-  call.outputs = instruction.output_tensors.data();
-  call.attributes = instruction.attributes;
+  Call call = call_of<Call>(instruction);
   call.scalars = scalars.data();
-  if (instruction.workspace) {
-    call.workspace = instruction.workspace->tensor.as<std::byte>();
-    call.workspace_bytes = instruction.workspace->place.bytes();
-  }
   call.pool = &pool_;
   call.rank = rank_;
   call.ranks = group_.communicator.ranks();

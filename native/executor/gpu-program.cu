@@ -73,15 +73,8 @@ GpuProgram::GpuProgram(std::shared_ptr<const ScheduledProgram> program, RankCont
     Operation& operation = operations_.emplace_back();
     for (const uint32_t slot : instruction.scalars) operation.scalars.push_back(context.control->scalars + slot);
     Call& call = operation.call;
-    call = {};
-    call.inputs = instruction.input_tensors.data();
-    call.outputs = instruction.output_tensors.data();
-    call.attributes = instruction.attributes;
+    call = call_of<Call>(instruction);
     call.scalars = operation.scalars.data();
-    if (instruction.workspace) {
-      call.workspace = instruction.workspace->tensor.as<std::byte>();
-      call.workspace_bytes = instruction.workspace->place.bytes();
-    }
     call.device = &context.properties;
     call.products = context.products.get();
     call.fault = &context.control->fault;

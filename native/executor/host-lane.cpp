@@ -87,15 +87,8 @@ void HostLane::execute(const HostTask& task) {
   const ProgramInstruction& instruction = *task.instruction;
   std::vector<double> scalars;
   for (const uint32_t slot : instruction.scalars) scalars.push_back(task.scalars->at(slot));
-  Call call{};
-  call.inputs = instruction.input_tensors.data();
-  call.outputs = instruction.output_tensors.data();
-  call.attributes = instruction.attributes;
+  Call call = call_of<Call>(instruction);
   call.scalars = scalars.data();
-  if (instruction.workspace) {
-    call.workspace = instruction.workspace->tensor.as<std::byte>();
-    call.workspace_bytes = instruction.workspace->place.bytes();
-  }
   call.pool = &pool_;
   call.rank = rank_;
   call.ranks = ranks_;

@@ -61,6 +61,20 @@ struct ProgramTarget {
 /// Fills an empty program. Throws ProgramError.
 void decode_program(Program& program, std::span<const std::byte> bytes, const ProgramTarget& target);
 
+/// A kernel's call, of the CPU's or the GPU's kind, as far as the instruction alone says: operands, attributes, scratch memory.
+template <class Call>
+Call call_of(const ProgramInstruction& instruction) {
+  Call call{};
+  call.inputs = instruction.input_tensors.data();
+  call.outputs = instruction.output_tensors.data();
+  call.attributes = instruction.attributes;
+  if (instruction.workspace) {
+    call.workspace = instruction.workspace->tensor.template as<std::byte>();
+    call.workspace_bytes = instruction.workspace->place.bytes();
+  }
+  return call;
+}
+
 /// What the collective in `instruction` works on.
 CollectiveCall collective_call(const ProgramInstruction& instruction);
 
