@@ -31,12 +31,13 @@ export const taker = defineActor(import.meta.url, 'taker', {
 export const pusher = defineActor(import.meta.url, 'pusher', {
   init: (_context, args: { to: RefOf<typeof taker> }) => args,
   receive: {
-    /** Tells views of an arena, each of some bytes, as fast as they are taken. */
+    /** Tells views of an arena, each of some bytes, as fast as they are taken; answers once all its own are handled. */
     async push({ to }, message: { view: Uint8Array; count: number }): Promise<void> {
       for (let n = 0; n < message.count; n++) {
         const data = message.view.subarray(0, 1 + ((n * 7919) % message.view.length))
         while (!to.tell({ type: 'take', data })) await to.ready()
       }
+      await to.ask({ type: 'taken' })
     },
   },
 })
