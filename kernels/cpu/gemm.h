@@ -380,9 +380,9 @@ __attribute__((noinline)) void gemm(const Call& call, int64_t m, int64_t n, int6
     for (int64_t r0 = 0; r0 < m; r0 += m_chunk) {
       const int64_t columns = least(n_chunk, n - n0), chunk_rows = least(m_chunk, m - r0);
       const int64_t width = round_up(columns, NR);
-      // Rows are split evenly over the threads, and columns too where the rows do not suffice.
-      const int64_t m_block = round_up(divide_up(chunk_rows, round_up(divide_up(chunk_rows, MC), threads)), MR);
-      const int64_t m_blocks = divide_up(chunk_rows, m_block);
+      // Strips of rows are split evenly over the threads, and columns too where the rows do not suffice.
+      const int64_t strips = divide_up(chunk_rows, MR);
+      const int64_t m_blocks = least(strips, round_up(divide_up(chunk_rows, MC), threads));
       const int64_t n_split = least(width / NR, divide_up(threads, m_blocks));
       const int64_t n_block = divide_up(width / NR, n_split) * NR;
       for (int64_t s0 = 0; s0 == 0 || s0 < depth; s0 += k_chunk) {
@@ -399,8 +399,9 @@ __attribute__((noinline)) void gemm(const Call& call, int64_t m, int64_t n, int6
         });
 
         each(m_blocks * n_split, [&](int64_t task, int thread) {
-          const int64_t m0 = r0 + task / n_split * m_block;
-          const int64_t rows = least(m_block, r0 + chunk_rows - m0);
+          const int64_t m_at = task / n_split;
+          const int64_t first = m_at * strips / m_blocks * MR, m0 = r0 + first;
+          const int64_t rows = least((m_at + 1) * strips / m_blocks * MR, chunk_rows) - first;
           const int64_t from = task % n_split * n_block;
           const int64_t to = least(from + n_block, columns);
           if (from >= to) return;
