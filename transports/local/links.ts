@@ -33,7 +33,7 @@ const unpublishedLetters = 64
 const soonMs = 0.05
 const spinMs = 0.02
 /** Of {@link Tries}: so many are left out at most. */
-const mostSkips = 16
+const mostSkips = 512
 /** A thread looks this long for the reply to its ask; where it had to wake the other, which may wait for its core, not so long. */
 const replyMs = 0.2
 const wokenReplyMs = 0.05
@@ -72,7 +72,10 @@ interface Link {
 const isAside = (message: { readonly kind: string }): message is Aside =>
   message.kind === 'large' || message.kind === 'arena' || message.kind === 'share'
 
-/** Whether to try what pays at times: where it was in vain, the next tries are ever further apart. */
+/**
+ * Whether to try what pays at times: where it was in vain, the next tries are ever further apart. What pays saves some microseconds; a try
+ * in vain may cost milliseconds, where others take the core that was offered to them.
+ */
 class Tries {
   private skips = 0
   private backoff = 1
@@ -84,7 +87,7 @@ class Tries {
   }
 
   paid(): void {
-    this.backoff = 1
+    this.backoff = Math.max(1, this.backoff / 2)
   }
 
   inVain(): void {
