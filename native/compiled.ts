@@ -174,9 +174,9 @@ class CompiledRank implements RankDevice {
   async run(
     program: number,
     scalars: Float64Array,
-    { check = false, profile = false, written }: RunOptions = {},
+    { check = false, profile = false, more = false, written }: RunOptions = {},
   ): Promise<RunReport> {
-    const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile))
+    const report = await guarded(() => native().run(this.#handle, program, scalars, check, profile, more))
     for (const { offset, bytes } of report.io ?? []) new Uint8Array(this.io).set(bytes, offset)
     if (report.status === 1) throw new RunError('aborted', report.message, report.instruction)
     if (report.status === 2) throw new RunError('kernel', report.message, report.instruction)

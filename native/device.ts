@@ -68,6 +68,8 @@ export interface RunOptions {
   readonly check?: boolean
   /** Measure each instruction; read with `RunReport.seconds`. */
   readonly profile?: boolean
+  /** Runs follow that belong to the same work: that this one is done may be told together with them. */
+  readonly more?: boolean
   /** Called when what the run wrote stands in `io`, and before what a later run writes does. Not for a run that is rejected. */
   readonly written?: () => void
 }

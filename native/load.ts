@@ -61,7 +61,14 @@ export interface Addon {
   load(handle: number, program: Uint8Array): number
   /** Of loaded programs that run in turn, among `several` ranks, with the arenas of the bits `hostArenas` on the host. */
   schedules(handle: number, programs: readonly number[], several: boolean, hostArenas: number): NativeSchedule[]
-  run(handle: number, program: number, scalars: Float64Array, check: boolean, profile: boolean): Promise<NativeReport>
+  run(
+    handle: number,
+    program: number,
+    scalars: Float64Array,
+    check: boolean,
+    profile: boolean,
+    more: boolean,
+  ): Promise<NativeReport>
   closeRank(handle: number, kept: number): Promise<void>
   yieldCore(): void
   ceilings(isa: string, threads: number): Float64Array

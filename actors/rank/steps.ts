@@ -109,6 +109,7 @@ async function runMicro(
   state: RankState,
   order: StepOrder,
   { program: name, row, sample }: MicroRun,
+  more = false,
 ): Promise<MicroReport> {
   const { program } = loaded(state, name)
   setRows(state, program, order.slot, row)
@@ -121,7 +122,7 @@ async function runMicro(
     state.held = order.step
   }
   const { profile } = order
-  const { seconds, nativeSeconds } = await run(state, name, { ...order.scalars, sample }, { profile, written })
+  const { seconds, nativeSeconds } = await run(state, name, { ...order.scalars, sample }, { profile, more, written })
   return { loss, control, nativeSeconds, profile: seconds ? [{ program: name, seconds }] : [] }
 }
 
@@ -171,8 +172,11 @@ async function makeStep(
     const strikes = faults.length > 0
     if (strikes) await sufferBefore(faults, m, runs.length, signal)
     const started = performance.now()
-    under.push(strikes ? sufferMicro(state, order, micro, [m, runs.length], signal) : runMicro(state, order, micro))
-    if (m === runs.length - 1) asked()
+    const more = m < runs.length - 1
+    under.push(
+      strikes ? sufferMicro(state, order, micro, [m, runs.length], signal) : runMicro(state, order, micro, more),
+    )
+    if (!more) asked()
     if (!strikes) continue
     await under[m]
     await sufferAfter(faults, performance.now() - started, signal)

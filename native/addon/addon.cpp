@@ -59,7 +59,7 @@ Value open_rank(const CallbackInfo& info) {
     expect_allowed(own);
     std::shared_ptr<Executor> executor = group->open(rank, info[2].As<Napi::Number>().Int32Value(), std::move(own));
     executor->expect_open();
-    worker.ranks[++worker.last_rank] = {group, std::move(executor), rank, {}};
+    worker.ranks[++worker.last_rank] = {group, std::move(executor), rank};
     Napi::Object opened = Napi::Object::New(info.Env());
     opened.Set("handle", worker.last_rank);
     opened.Set("kept", static_cast<double>(group->take_kept(rank)));
@@ -170,7 +170,7 @@ Value schedules(const CallbackInfo& info) {
   });
 }
 
-/// (handle, program, scalars as Float64Array, check, profile) -> promise of the report
+/// (handle, program, scalars as Float64Array, check, profile, more) -> promise of the report
 Value run(const CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const OpenRank& open = rank_of(info);
@@ -189,10 +189,15 @@ Value run(const CallbackInfo& info) {
     const auto made = promise(info.Env());
     if (!made) return info.Env().Undefined();
     const auto [id, value] = *made;
-    request.done = [port = worker_of(info.Env()).port, id = id](RunReport report) {
-      settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); });
+    const uint64_t number = *open.runs + 1;
+    request.done = [port = worker_of(info.Env()).port, id = id, more = info[5].As<Napi::Boolean>().Value(), runs = open.runs,
+                    number](RunReport report) {
+      // A later run that is asked for by now comes to its end and is told then.
+      const bool may_wait = more && report.status == RunStatus::done && runs->load() > number;
+      settle_later(port, id, [report = std::move(report)](Napi::Env env) { return report_object(env, report); }, may_wait);
     };
     open.executor->enqueue(std::move(request));
+    open.runs->store(number);
     return value;
   });
 }

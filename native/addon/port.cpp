@@ -5,13 +5,21 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 namespace deeptroupe {
 namespace {
 
+using Messages = std::vector<PortMessage>;
+
+struct Port {
+  napi_threadsafe_function function;
+  Messages waiting;
+};
 struct Ports {
   std::mutex mutex;
-  std::map<int, napi_threadsafe_function> list;
+  std::map<int, Port> list;
   int last = 0;
 };
 // Never destroyed: native threads may post until the process is gone.
@@ -21,8 +29,9 @@ Ports& ports() {
 }
 
 void deliver(napi_env env, napi_value, void*, void* data) {
-  const std::unique_ptr<PortMessage> message(static_cast<PortMessage*>(data));
-  if (env) (*message)(env);
+  const std::unique_ptr<Messages> messages(static_cast<Messages*>(data));
+  if (!env) return;
+  for (const PortMessage& message : *messages) message(env);
 }
 
 }  // namespace
@@ -36,16 +45,19 @@ int open_port(napi_env env) {
     return 0;
   napi_unref_threadsafe_function(env, function);
   std::lock_guard lock(ports().mutex);
-  ports().list[++ports().last] = function;
+  ports().list[++ports().last] = {function, {}};
   return ports().last;
 }
 
-void post(int port, PortMessage message) {
+void post(int port, PortMessage message, bool may_wait) {
   std::lock_guard lock(ports().mutex);
   const auto found = ports().list.find(port);
   if (found == ports().list.end()) return;
-  auto* data = new PortMessage(std::move(message));
-  if (napi_call_threadsafe_function(found->second, data, napi_tsfn_nonblocking) != napi_ok) delete data;
+  auto& [function, waiting] = found->second;
+  waiting.push_back(std::move(message));
+  if (may_wait) return;
+  auto* data = new Messages(std::exchange(waiting, {}));
+  if (napi_call_threadsafe_function(function, data, napi_tsfn_nonblocking) != napi_ok) delete data;
 }
 
 void keep_alive(int port, napi_env env, bool alive) {
@@ -53,9 +65,9 @@ void keep_alive(int port, napi_env env, bool alive) {
   const auto found = ports().list.find(port);
   if (found == ports().list.end()) return;
   if (alive)
-    napi_ref_threadsafe_function(env, found->second);
+    napi_ref_threadsafe_function(env, found->second.function);
   else
-    napi_unref_threadsafe_function(env, found->second);
+    napi_unref_threadsafe_function(env, found->second.function);
 }
 
 void close_port(int port) {

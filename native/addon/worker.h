@@ -4,7 +4,9 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -21,6 +23,8 @@ struct OpenRank {
   std::shared_ptr<Executor> executor;
   int rank;
   std::vector<std::shared_ptr<const ScheduledProgram>> programs;
+  /// Runs that were asked for.
+  std::shared_ptr<std::atomic<uint64_t>> runs = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 struct Worker {
@@ -69,9 +73,9 @@ std::optional<std::pair<uint64_t, Napi::Value>> promise(napi_env env);
 
 void settle(napi_env env, uint64_t id, napi_value value);
 
-/// From a native thread: settles promise `id` on the worker of `port` with what `make` gives there.
+/// From a native thread: settles promise `id` on the worker of `port` with what `make` gives there, perhaps not before others are settled.
 template <class F>
-void settle_later(int port, uint64_t id, F make) {
+void settle_later(int port, uint64_t id, F make, bool may_wait = false) {
   post(port, [id, make = std::move(make)](napi_env env) {
     try {
       Napi::HandleScope scope(env);
@@ -79,7 +83,7 @@ void settle_later(int port, uint64_t id, F make) {
     } catch (const Napi::Error&) {
       // The worker is being terminated and makes no more objects; nobody waits for the promise.
     }
-  });
+  }, may_wait);
 }
 
 }  // namespace deeptroupe

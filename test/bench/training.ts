@@ -217,7 +217,7 @@ interface EngineAnswer {
 
 /** JavaScript is compiled as it runs: its share settles after some steps. */
 const stepsOf = ({ share, steps, warm }: Case): { steps: number; warm: number } =>
-  share ? { steps: 60, warm: 30 } : { steps, warm }
+  share ? { steps: 120, warm: 60 } : { steps, warm }
 
 async function engineRun(one: Case, tokens: string, config: string, profile: boolean): Promise<EngineAnswer> {
   const { layers, hidden, heads, vocab, seq, ranks, threads } = one

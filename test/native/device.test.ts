@@ -1,4 +1,5 @@
 // One rank on the main thread, on every device: memory and its registry, loading, running, checking, profiling, refusals.
+import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { ProgramError } from '../../kernels/abi/program.js'
 import {
@@ -6,11 +7,12 @@ import {
   createGroup,
   DeviceError,
   type DeviceName,
+  groupProgress,
   openRank,
   type RankDevice,
   RunError,
 } from '../../native/index.js'
-import { arenaSizes, devices, ProgramWriter } from './support.js'
+import { arenaSizes, devices, ProgramWriter, startRank } from './support.js'
 
 /** Gives `body` a rank of a group of one, its arenas allocated; closes both afterwards. */
 async function withRank(
@@ -177,9 +179,10 @@ for (const device of devices) {
       const told: number[] = []
       const runs = [1, 10, 100, 1000].map((value) => {
         io[at(x)] = value
-        return rank.run(program, none, { written: () => told.push(io[at(y)]!) })
+        return rank.run(program, none, { more: value > 1, written: () => told.push(io[at(y)]!) })
       })
       t.deepEqual(told, [])
+      // The last one says that more follow, and none do.
       await Promise.all(runs)
       t.deepEqual(told, [1, 11, 111, 1111])
     })
@@ -248,3 +251,35 @@ for (const device of devices) {
     await group.close()
   })
 }
+
+// By itself: what one rank of a worker tells takes along what others have to tell.
+test.serial(
+  'cpu: that a run is done is told with the next one where it says that more follow, and the next may fail',
+  async (t) => {
+    const writer = new ProgramWriter(2)
+    const x = writer.tensor([4])
+    const group = createGroup({ device: 'cpu', ranks: 2, arenas: writer.arenas })
+    const rank = openRank(group.token, { rank: 0, threads: 1 })
+    rank.allocate('activations')
+    const meeting = new ProgramWriter(2).add('barrier', [], [], { ranks: 2 }).encode()
+    const [meet, add] = [rank.load(meeting), rank.load(writer.add('add', [x, x], [x]).encode())]
+    const told: string[] = []
+    const run = async (name: string, program: number, more: boolean): Promise<void> => {
+      const end = await rank.run(program, none, { more }).catch((error: RunError) => error.code)
+      told.push(typeof end === 'string' ? `${name} ${end}` : name)
+    }
+    // The other rank comes once, and no run is done before: each one's successor is asked for in time.
+    const runs = [run('first', meet, false), run('second', add, true), run('third', meet, true)]
+    const job = { threads: 1, program: meeting, writes: [], reads: [], options: {}, times: 1 }
+    await startRank({ ...job, token: group.token, rank: 1 }).outcome
+    await runs[0]
+    while (groupProgress(group.token)[0]!.instructions < 2) await sleep(1)
+    await sleep(20)
+    t.deepEqual(told, ['first'])
+    group.abort('enough')
+    await Promise.all(runs)
+    t.deepEqual(told, ['first', 'second', 'third aborted'])
+    await rank.close()
+    await group.close()
+  },
+)
