@@ -2,7 +2,7 @@
 // a micro-batch's tokens has it from here, made while the ranks are at an earlier step.
 import { type Behaviour, defineActor } from '../../runtime/actor/definition.js'
 import { createSampler, type Sampler } from '../../runtime/data/sampler.js'
-import { orderInputs, type SlotArrays, type SlotShape, slotArrays } from '../../runtime/data/slot.js'
+import { orderInputs, orderScratch, type SlotArrays, type SlotShape, slotArrays } from '../../runtime/data/slot.js'
 import { TokenSource } from '../../runtime/data/source.js'
 import type { DataLoaderArgs, DataLoaderProtocol } from './protocol.js'
 
@@ -12,6 +12,7 @@ interface LoaderState {
   readonly sampler: Sampler
   readonly slots: readonly SlotArrays[]
   readonly batch: SlotShape
+  readonly scratch: Int32Array
 }
 
 const behaviour: Behaviour<DataLoaderProtocol, LoaderState, DataLoaderArgs> = {
@@ -21,14 +22,15 @@ const behaviour: Behaviour<DataLoaderProtocol, LoaderState, DataLoaderArgs> = {
     sampler: createSampler({ samples: source.samples, seed, shuffle }),
     slots: slots.map((memory) => slotArrays(batch, memory)),
     batch,
+    scratch: orderScratch(source.vocabulary),
   }),
   receive: {
     fill(state, { slot, sample }) {
-      const { source, sampler, batch } = state
+      const { source, sampler, batch, scratch } = state
       const arrays = state.slots[slot]!
       const indices = Array.from({ length: batch.rows }, (_, i) => sampler.sampleAt(sample + i))
       source.read(indices, arrays.inputs, arrays.targets)
-      orderInputs(batch, arrays, source.vocabulary)
+      orderInputs(batch, arrays, scratch)
     },
     fillEvaluation(state, { slot, first, rows }) {
       const source = state.evaluation!

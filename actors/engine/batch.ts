@@ -1,5 +1,5 @@
 // Batches that the caller brings, checked and laid out as the ranks read them.
-import { orderInputs, type SlotShape, slotArrays } from '../../runtime/data/slot.js'
+import { orderInputs, orderScratch, type SlotShape, slotArrays } from '../../runtime/data/slot.js'
 import { orderName } from '../../runtime/graph/passes/order.js'
 import { EngineError } from './errors.js'
 import type { Prepared } from './prepare.js'
@@ -27,7 +27,7 @@ export function writeBatch(prepared: Prepared, { inputs, targets }: Batch, slot:
   expectIds('targets', targets, -1)
   arrays.inputs.set(inputs)
   arrays.targets.set(targets)
-  orderInputs(shape, arrays, options.model.vocabSize)
+  orderInputs(shape, arrays, orderScratch(options.model.vocabSize))
 
   function expectIds(name: string, ids: Int32Array, least: number): void {
     const fail = (what: string, expected: string, got: string): never => {

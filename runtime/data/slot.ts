@@ -26,16 +26,18 @@ export function slotArrays({ rows, sequence, ordered }: SlotShape, memory: Share
   return { inputs: part(0), targets: part(1), order: ordered ? part(2) : null }
 }
 
-/** Makes the order of inputs that are all below `vocabulary`, where it is asked for. */
-export function orderInputs({ micro, sequence }: SlotShape, { inputs, order }: SlotArrays, vocabulary: number): void {
+/** Scratch memory of {@link orderInputs}. */
+export const orderScratch = (vocabulary: number): Int32Array => new Int32Array(vocabulary + 1)
+
+/** Makes the order of inputs, where it is asked for. They are all below the vocabulary that `next` was made for. */
+export function orderInputs({ micro, sequence }: SlotShape, { inputs, order }: SlotArrays, next: Int32Array): void {
   if (!order) return
   const count = micro * sequence
-  const next = new Int32Array(vocabulary + 1)
   for (let start = 0; start < inputs.length; start += count) {
     // A counting sort: next[id] is where the next position of that id goes.
     next.fill(0)
     for (let i = 0; i < count; i++) next[inputs[start + i]! + 1]! += 1
-    for (let id = 1; id < vocabulary; id++) next[id]! += next[id - 1]!
+    for (let id = 1; id < next.length - 1; id++) next[id]! += next[id - 1]!
     for (let i = 0; i < count; i++) order[start + next[inputs[start + i]!]!++] = i
   }
 }

@@ -4,7 +4,7 @@ import { byteLength, type TensorType } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { normChunk } from '../../kernels/ops/optimizer.js'
 import type { DeviceName } from '../../native/index.js'
-import { orderInputs, slotArrays, slotBytes } from '../../runtime/data/slot.js'
+import { orderInputs, orderScratch, slotArrays, slotBytes } from '../../runtime/data/slot.js'
 import { median } from '../bench/row.js'
 import { type TimedOp, type TimedProgram, timeOps } from '../bench/single-op.js'
 import { candidates } from '../support/tensors.js'
@@ -150,7 +150,7 @@ async function table(tokens: number, timed: Timed): Promise<void> {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     inputs[i] = Math.floor((state / 2 ** 32) * rows)
   }
-  orderInputs(shape, { inputs, targets, order }, rows)
+  orderInputs(shape, { inputs, targets, order }, orderScratch(rows))
   const ids: TensorType = { shape: [tokens], dtype: 'i32' }
   const dy: TensorType = { shape: [tokens, width], dtype: bf16 }
   const base: TensorType = { shape: [rows, width], dtype: f32 }

@@ -1,7 +1,7 @@
 // A batch's place in shared memory, and the order of its tokens against a sort.
 import test from 'ava'
 import fc from 'fast-check'
-import { orderInputs, slotArrays, slotBytes } from '../../../runtime/data/slot.js'
+import { orderInputs, orderScratch, slotArrays, slotBytes } from '../../../runtime/data/slot.js'
 
 test('the order of each micro-batch is its positions, sorted by token and then by position', (t) => {
   const shapes = fc.record({
@@ -19,7 +19,7 @@ test('the order of each micro-batch is its positions, sorted by token and then b
         arrays.inputs[i] = (Math.imul(i + 1, seed | 1) >>> 8) % vocabulary
       })
       arrays.order!.fill(-1)
-      orderInputs(shape, arrays, vocabulary)
+      orderInputs(shape, arrays, orderScratch(vocabulary))
       const count = micro * sequence
       for (let start = 0; start < arrays.inputs.length; start += count) {
         const ids = arrays.inputs.subarray(start, start + count)
