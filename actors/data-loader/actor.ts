@@ -12,6 +12,7 @@ interface LoaderState {
   readonly sampler: Sampler
   readonly slots: readonly SlotArrays[]
   readonly batch: SlotShape
+  /** Of `orderInputs`. */
   readonly scratch: Int32Array
 }
 
@@ -22,7 +23,7 @@ const behaviour: Behaviour<DataLoaderProtocol, LoaderState, DataLoaderArgs> = {
     sampler: createSampler({ samples: source.samples, seed, shuffle }),
     slots: slots.map((memory) => slotArrays(batch, memory)),
     batch,
-    scratch: orderScratch(source.vocabulary),
+    scratch: orderScratch(batch, source.vocabulary),
   }),
   receive: {
     fill(state, { slot, sample }) {

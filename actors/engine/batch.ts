@@ -27,7 +27,7 @@ export function writeBatch(prepared: Prepared, { inputs, targets }: Batch, slot:
   expectIds('targets', targets, -1)
   arrays.inputs.set(inputs)
   arrays.targets.set(targets)
-  orderInputs(shape, arrays, orderScratch(options.model.vocabSize))
+  orderInputs(shape, arrays, orderScratch(shape, options.model.vocabSize))
 
   function expectIds(name: string, ids: Int32Array, least: number): void {
     const fail = (what: string, expected: string, got: string): never => {

@@ -149,8 +149,8 @@ __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride
 #pragma unroll
       for (int j = 0; j < words; ++j) {
         const float2 x = Pairs<T>::floats(held[p][j]);
-        sums.x += power_of_two(fmaf(x.x, log2_of_e, -own_shift));
-        sums.y += power_of_two(fmaf(x.y, log2_of_e, -own_shift));
+        sums.x += exp2_fast(fmaf(x.x, log2_of_e, -own_shift));
+        sums.y += exp2_fast(fmaf(x.y, log2_of_e, -own_shift));
       }
     own.sum = sums.x + sums.y;
     const Mass mass = block_mass(own, slots[turn]);
@@ -179,15 +179,15 @@ __global__ __launch_bounds__(threads, 1) void classify(T* logits, int64_t stride
 #pragma unroll
         for (int j = 0; j < words; ++j) {
           const float2 x = Pairs<T>::floats(held[p][j]);
-          const float low = by * power_of_two(fmaf(x.x, log2_of_e, lifted));
-          const float high = by * power_of_two(fmaf(x.y, log2_of_e, lifted));
+          const float low = by * exp2_fast(fmaf(x.x, log2_of_e, lifted));
+          const float high = by * exp2_fast(fmaf(x.y, log2_of_e, lifted));
           gradient[j] = rounded<T>(low, high);
         }
         if (p < packs - 1 || last < count) out[p * threads + thread] = uint4{gradient[0], gradient[1], gradient[2], gradient[3]};
       }
       // The thread that wrote the pack writes over one number of it.
       if (target / wide % threads == thread) {
-        const float probability = power_of_two((logit_of_target - shift) * log2_of_e) * inverse;
+        const float probability = exp2_fast((logit_of_target - shift) * log2_of_e) * inverse;
         logits[row * stride + target] = from_float<T>(factor * (probability - 1.0f));
       }
     }

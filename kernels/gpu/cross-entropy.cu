@@ -31,12 +31,12 @@ __device__ Mass mass_of_row(const T* logits, int64_t classes) {
     mass.rescale(highest);
     const float shift = shift_of(mass.top);
 #pragma unroll
-    for (int j = 0; j < N; ++j) mass.sum += power_of_two((x[j] - shift) * log2_of_e);
+    for (int j = 0; j < N; ++j) mass.sum += exp2_fast((x[j] - shift) * log2_of_e);
   }
   if (body + threadIdx.x < classes) {
     const float x = to_float(logits[body + threadIdx.x]);
     mass.rescale(x);
-    mass.sum += power_of_two((x - shift_of(mass.top)) * log2_of_e);
+    mass.sum += exp2_fast((x - shift_of(mass.top)) * log2_of_e);
   }
   return mass;
 }
@@ -49,8 +49,8 @@ __device__ void gradients_of_row(const T* logits, T* out, int64_t classes, int32
   const int owner = static_cast<int>(target < body ? target / N % blockDim.x : target - body);
   const bool owns = target >= 0 && static_cast<int>(threadIdx.x) == owner;
   float at_target = 0.0f;
-  if (owns) at_target = factor * (power_of_two((to_float(logits[target]) - shift) * log2_of_e) * inverse - 1.0f);
-  const auto gradient = [&](float x) { return target < 0 ? 0.0f : scale * power_of_two(fmaf(x - shift, log2_of_e, lift)); };
+  if (owns) at_target = factor * (exp2_fast((to_float(logits[target]) - shift) * log2_of_e) * inverse - 1.0f);
+  const auto gradient = [&](float x) { return target < 0 ? 0.0f : scale * exp2_fast(fmaf(x - shift, log2_of_e, lift)); };
   for (int64_t i = static_cast<int64_t>(threadIdx.x) * N; i < body; i += static_cast<int64_t>(blockDim.x) * N) {
     float x[N];
     widen(load_pack<N>(logits + i), x);

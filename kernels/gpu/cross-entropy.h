@@ -10,17 +10,6 @@ inline constexpr float log2_of_e = 1.4426950408889634f;
 /// Exponentials of gradients are taken 2^24 times as large, so that small ones reach the last multiplication before they are cut to zero.
 inline constexpr float lift = 24.0f, lowering = 0x1p-24f;
 
-/// 2^x to 2 ulp; zero below 2^-126.
-__device__ inline float power_of_two(float x) {
-#if defined(__HIP__)
-  return exp2f(x);
-#else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#endif
-}
-
 /// What logits are taken relative to: their maximum, or 0 where each is -infinity and there is nothing to subtract.
 __device__ inline float shift_of(float top) { return top == -INFINITY ? 0.0f : top; }
 
@@ -32,7 +21,7 @@ struct Mass {
 
   __device__ void rescale(float highest) {
     if (!(highest > top)) return;
-    sum *= power_of_two((top - highest) * log2_of_e);
+    sum *= exp2_fast((top - highest) * log2_of_e);
     top = highest;
   }
 };
@@ -40,7 +29,7 @@ struct Mass {
 /// The mass of all lanes, in each.
 __device__ inline Mass warp_mass(Mass own) {
   const float top = warp_max(own.top);
-  own.sum *= power_of_two((own.top - shift_of(top)) * log2_of_e);
+  own.sum *= exp2_fast((own.top - shift_of(top)) * log2_of_e);
   return {top, warp_sum(own.sum)};
 }
 

@@ -26,8 +26,9 @@ export function slotArrays({ rows, sequence, ordered }: SlotShape, memory: Share
   return { inputs: part(0), targets: part(1), order: ordered ? part(2) : null }
 }
 
-/** Scratch memory of {@link orderInputs}. */
-export const orderScratch = (vocabulary: number): Int32Array => new Int32Array(vocabulary + 1)
+/** Scratch memory of {@link orderInputs}, none where it has nothing to do. */
+export const orderScratch = ({ ordered }: SlotShape, vocabulary: number): Int32Array =>
+  new Int32Array(ordered ? vocabulary + 1 : 0)
 
 /** Makes the order of inputs, where it is asked for. They are all below the vocabulary that `next` was made for. */
 export function orderInputs({ micro, sequence }: SlotShape, { inputs, order }: SlotArrays, next: Int32Array): void {

@@ -150,7 +150,7 @@ async function table(tokens: number, timed: Timed): Promise<void> {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     inputs[i] = Math.floor((state / 2 ** 32) * rows)
   }
-  orderInputs(shape, { inputs, targets, order }, orderScratch(rows))
+  orderInputs(shape, { inputs, targets, order }, orderScratch(shape, rows))
   const ids: TensorType = { shape: [tokens], dtype: 'i32' }
   const dy: TensorType = { shape: [tokens, width], dtype: bf16 }
   const base: TensorType = { shape: [rows, width], dtype: f32 }

@@ -19,7 +19,7 @@ test('the order of each micro-batch is its positions, sorted by token and then b
         arrays.inputs[i] = (Math.imul(i + 1, seed | 1) >>> 8) % vocabulary
       })
       arrays.order!.fill(-1)
-      orderInputs(shape, arrays, orderScratch(vocabulary))
+      orderInputs(shape, arrays, orderScratch(shape, vocabulary))
       const count = micro * sequence
       for (let start = 0; start < arrays.inputs.length; start += count) {
         const ids = arrays.inputs.subarray(start, start + count)
