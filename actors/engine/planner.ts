@@ -36,6 +36,8 @@ export interface PlannerFacts {
 
 /** Elements that are reduced or gathered together where the user left it open: 25 MiB of f32. */
 const defaultBucket = (25 << 20) / 4
+/** The same of updated parameters where their gathers run beside the update, which each place where some are sent interrupts. */
+const defaultGathers = 1.3e8
 /** DeepSpeed's default of `stage3_prefetch_bucket_size`. */
 const defaultPrefetch = 5e7
 
@@ -53,8 +55,9 @@ export function createPlanner(facts: PlannerFacts): Planner {
   const { model, loss, config, groups, precision, device, ranks, sequence, trains } = facts
   const { zero } = config
   const debug = new Set((process.env['DEEPTROUPE_DEBUG'] ?? '').split(','))
-  return ({ recompute, logitChunks, stage, micro, accumulation, offload }) =>
-    compile({
+  return ({ recompute, logitChunks, stage, micro, accumulation, offload }) => {
+    const backend = device.backend(logitChunks)
+    return compile({
       model,
       ...(loss && { loss }),
       ranks,
@@ -69,14 +72,14 @@ export function createPlanner(facts: PlannerFacts): Planner {
       persistenceThreshold: zero.paramPersistenceThreshold,
       persistenceLimit: zero.modelPersistenceThreshold,
       precision,
-      backend: device.backend(logitChunks),
+      backend,
       ...(trains && {
         training: {
           optimizer: optimizerPlan(config.optimizer, groups),
           accumulation,
           clipping: config.gradientClipping,
           reduceBucketSize: zero.reduceBucketSize ?? defaultBucket,
-          allgatherBucketSize: zero.allgatherBucketSize ?? defaultBucket,
+          allgatherBucketSize: zero.allgatherBucketSize ?? (backend.overlaps ? defaultGathers : defaultBucket),
           recompute,
           offload,
           overflow: {
@@ -91,4 +94,5 @@ export function createPlanner(facts: PlannerFacts): Planner {
         if (debug.has(what)) process.stderr.write(text())
       },
     })
+  }
 }

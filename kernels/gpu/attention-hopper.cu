@@ -1,23 +1,17 @@
 // Which calls of attention go to Hopper's warpgroups, and the description of tensors to the copy engine.
 #include "attention-hopper.h"
 
-
 #if !defined(__HIP__)
+
+#include "driver.h"
 
 namespace deeptroupe::gpu {
 
 namespace {
 
-using EncodeTiled = decltype(cuTensorMapEncodeTiled);
-
 /// The driver's function that describes a tensor; null where the driver has none.
-EncodeTiled* encode_tiled() {
-  static EncodeTiled* const function = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    const Status status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return status == success && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled*>(found) : nullptr;
-  }();
+auto* encode_tiled() {
+  static auto* const function = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
   return function;
 }
 

@@ -1,7 +1,8 @@
 // Collectives on device tensors. Legend: N ranks, r this rank, L elements of one rank's slice; the slice of rank r starts at r * L.
 // Where a base is added onto, or sources of 16 bits are summed in f32, ranks exchange slices and each adds its own in rank order,
 // ((base + x0) + x1) + ..., rounded to the shard's dtype each time: the bits of the CPU. A plain sum is NCCL's: with two ranks it
-// rounds once, which gives the same bits; with more, its order is the ring's, the same in every run on the same machine.
+// rounds once, which gives the same bits; with more, its order is the ring's, the same in every run on the same machine. Where ranks
+// reach each other's memory, what only moves is copied from there; else NCCL moves it.
 #include "gpu-collectives.h"
 
 #include <algorithm>
@@ -102,7 +103,8 @@ void enqueue_sum(const Sum<S, D>& sum, Stream stream) {
 
 class Running {
  public:
-  Running(const Call& call, NcclRank* nccl) : call_(call), nccl_(nccl), ranks_(call.ranks), rank_(call.rank), stream_(call.stream) {
+  Running(const Call& call, NcclRank* nccl, Peers* peers)
+      : call_(call), nccl_(nccl), peers_(peers), ranks_(call.ranks), rank_(call.rank), stream_(call.stream) {
     if (ranks_ > 1 && !nccl) throw Error("gpu: collective, expected a communicator of " + std::to_string(ranks_) + " ranks, got none");
   }
 
@@ -118,21 +120,24 @@ class Running {
     // Slots of the others, each on a border of 256 bytes.
     const int64_t slot = (slice * bytes_of(source) + 255) / 256 * 256;
     need_workspace((ranks_ - 1) * slot);
-    exchange(source, [&](int from) { return call_.workspace + (from < rank_ ? from : from - 1) * slot; }, slice);
-    with_types(source.dtype, shard.dtype, [&]<class S, class D>(S, D) {
-      enqueue_sum(Sum<S, D>{reinterpret_cast<D*>(target), reinterpret_cast<const D*>(base),
-                            reinterpret_cast<const S*>(at(source, rank_ * slice)), reinterpret_cast<const S*>(call_.workspace),
-                            slot / bytes_of(source), slice, rank_, ranks_},
-                  stream_);
+    exchange(source, slice, [&](int from) { return call_.workspace + (from < rank_ ? from : from - 1) * slot; }, [&] {
+      with_types(source.dtype, shard.dtype, [&]<class S, class D>(S, D) {
+        enqueue_sum(Sum<S, D>{reinterpret_cast<D*>(target), reinterpret_cast<const D*>(base),
+                              reinterpret_cast<const S*>(at(source, rank_ * slice)), reinterpret_cast<const S*>(call_.workspace),
+                              slot / bytes_of(source), slice, rank_, ranks_},
+                    stream_);
+      });
     });
   }
 
   void all_gather() {
     const Tensor &shard = call_.in(0), &full = call_.out(0);
-    const int64_t slice = full.elements() / ranks_;
-    const std::byte* const source = at(shard, call_.attrs<abi::AllGatherAttributes>().whole ? rank_ * slice : 0);
-    if (ranks_ == 1) return copy(at(full, 0), source, slice * bytes_of(full));
-    nccl_->all_gather(source, full.data, slice, full.dtype, stream_);
+    const int64_t slice = full.elements() / ranks_, bytes = slice * bytes_of(full);
+    const bool whole = call_.attrs<abi::AllGatherAttributes>().whole;
+    const auto source = [&](int rank) { return at(shard, whole ? rank * slice : 0); };
+    const auto own = [&] { copy(at(full, rank_ * slice), source(rank_), bytes); };
+    if (ranks_ > 1 && !peers_) return nccl_->all_gather(source(rank_), full.data, slice, full.dtype, stream_);
+    fetch(bytes, source, [&](int from) { return at(full, from * slice); }, own);
   }
 
   void all_reduce() {
@@ -150,8 +155,8 @@ class Running {
   void all_to_all() {
     const Tensor &x = call_.in(0), &y = call_.out(0);
     const int64_t slice = x.elements() / ranks_;
-    if (ranks_ > 1) exchange(x, [&](int from) { return at(y, from * slice); }, slice);
-    copy(at(y, rank_ * slice), at(x, rank_ * slice), slice * bytes_of(x));
+    exchange(x, slice, [&](int from) { return at(y, from * slice); },
+             [&] { copy(at(y, rank_ * slice), at(x, rank_ * slice), slice * bytes_of(x)); });
   }
 
   void barrier() {
@@ -171,17 +176,30 @@ class Running {
 
   void copy(std::byte* target, const std::byte* source, int64_t bytes) const {
     if (target == source || bytes == 0) return;
-#if defined(__HIP__)
-    check(hipMemcpyAsync(target, source, bytes, hipMemcpyDeviceToDevice, stream_), "copy");
-#else
-    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copy");
-#endif
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_), "copy");
   }
 
-  /// Slice r of rank j's source to place(j), for every other rank j.
-  template <class F>
-  void exchange(const Tensor& source, F&& place, int64_t slice) const {
-    if (ranks_ == 1 || slice == 0) return;
+  /// `bytes` of what rank j has at what `source(j)` is here to place(j), for every other rank j; `own` enqueues what this rank has to do
+  /// alone, which writes nothing that others read.
+  template <class S, class P, class O>
+  void fetch(int64_t bytes, S&& source, P&& place, O&& own) const {
+    if (ranks_ == 1 || bytes == 0) return own();
+    peers_->arrive(stream_);
+    peers_->await(stream_);
+    // Each begins with another, so that no link is everyone's at once.
+    for (int i = 1; i < ranks_; ++i) {
+      const int from = (rank_ + i) % ranks_;
+      copy(place(from), peers_->address(from, source(from)), bytes);
+    }
+    peers_->arrive(stream_);
+    own();
+    peers_->await(stream_);
+  }
+
+  /// Slice r of rank j's source to place(j), for every other rank j, and what `own` enqueues behind it.
+  template <class P, class O>
+  void exchange(const Tensor& source, int64_t slice, P&& place, O&& own) const {
+    if (ranks_ == 1 || peers_) return fetch(slice * bytes_of(source), [&](int) { return at(source, rank_ * slice); }, place, own);
     nccl_->group_start();
     try {
       for (int i = 1; i < ranks_; ++i) {
@@ -197,6 +215,7 @@ class Running {
       throw;
     }
     nccl_->group_end();
+    own();
   }
 
   template <class F>
@@ -210,14 +229,15 @@ class Running {
 
   const Call& call_;
   NcclRank* const nccl_;
+  Peers* const peers_;
   const int ranks_, rank_;
   const Stream stream_;
 };
 
 }  // namespace
 
-void enqueue_collective(Opcode opcode, const Call& call, NcclRank* nccl) {
-  Running running(call, nccl);
+void enqueue_collective(Opcode opcode, const Call& call, NcclRank* nccl, Peers* peers) {
+  Running running(call, nccl, peers);
   switch (opcode) {
     case Opcode::reduce_scatter: return running.reduce_scatter();
     case Opcode::all_gather: return running.all_gather();

@@ -1,4 +1,4 @@
-// How the ranks of one process come together over NCCL, and apart.
+// How the ranks of one process come together, and apart.
 #include "gpu-communicator.h"
 
 #include <chrono>
@@ -16,16 +16,21 @@ constexpr auto patience = 2s;
 
 }  // namespace
 
-GpuCommunicator::GpuCommunicator(Communicator& group, int device, int rank, NcclId& id)
-    : group_(group), device_(device), rank_(rank) {
+GpuCommunicator::GpuCommunicator(const Members& members, int rank, std::function<void()> lost)
+    : group_(members.group), device_(members.devices[rank]), rank_(rank), lost_(std::move(lost)) {
+  MeetingPlace& place = members.place;
   group_.barrier();
-  if (rank == 0) id = new_nccl_id();
+  if (rank == 0) {
+    place.id = new_nccl_id();
+    place.board = members.copies && Peers::reachable(members.devices) ? std::make_shared<Peers::Board>(group_.ranks()) : nullptr;
+  }
   group_.barrier();
-  nccl_ = std::make_unique<NcclRank>(group_.ranks(), rank, id);
+  nccl_ = std::make_unique<NcclRank>(group_.ranks(), rank, place.id);
   try {
+    if (place.board) peers_ = std::make_unique<Peers>(place.board, members.memory, members.devices, rank);
     // Nobody loads, allocates or enqueues while a peer is still at it.
     group_.barrier();
-  } catch (const Aborted&) {
+  } catch (...) {
     nccl_->abort();
     throw;
   }
@@ -49,7 +54,7 @@ void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
   while (!lock.try_lock_for(interval))
     if (group_.aborted()) throw Aborted();
   try {
-    enqueue_collective(opcode, call, nccl_.get());
+    enqueue_collective(opcode, call, nccl_.get(), peers_.get());
   } catch (const Error&) {
     if (group_.aborted()) throw Aborted();
     throw;
@@ -59,7 +64,7 @@ void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
 void GpuCommunicator::watch() {
   std::unique_lock lock(mutex_);
   for (int passed = 1; !stopping_; ++passed) {
-    if (group_.aborted()) return end();
+    if (group_.aborted()) return let_go(lock);
     if (passed % intervals_per_question == 0) {
       std::string wrong;
       try {
@@ -72,6 +77,18 @@ void GpuCommunicator::watch() {
     }
     wake_.wait_for(lock, interval, [&] { return stopping_; });
   }
+}
+
+void GpuCommunicator::let_go(std::unique_lock<std::mutex>& lock) {
+  lost_();
+  std::thread ending([this] { end(); });
+  // A word that was released may be stored once more by what a stream had before it.
+  while (!stopping_) {
+    if (peers_) peers_->release();
+    wake_.wait_for(lock, interval, [&] { return stopping_; });
+  }
+  lock.unlock();
+  ending.join();
 }
 
 void GpuCommunicator::end() {

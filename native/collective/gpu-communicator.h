@@ -1,8 +1,10 @@
-// One rank's NCCL communicator in a group that may be aborted. A thread of its own watches for that, because the rank's thread may be
-// waiting for the device, and the device for a rank that never comes. It also hears of errors that no call returns.
+// One rank's end of what the ranks of a group that may be aborted do together: its way to its peers' memory, where there is one, and its
+// NCCL communicator. A thread of its own watches for an abort, because the rank's thread may be waiting for the device, and the device
+// for a rank that never comes. It also hears of errors that no call returns.
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -12,10 +14,29 @@
 
 namespace deeptroupe::gpu {
 
+/// Where rank 0 leaves what all need to meet.
+struct MeetingPlace {
+  NcclId id{};
+  /// Null where ranks do not reach each other's memory.
+  std::shared_ptr<const Peers::Board> board;
+};
+
+/// What the ranks of a communicator have in common.
+struct Members {
+  Communicator& group;
+  const std::vector<RankMemory>& memory;
+  /// By rank, the number of its GPU.
+  std::vector<int> devices;
+  /// Whether to move what only moves by copies, where that is possible.
+  bool copies;
+  MeetingPlace& place;
+};
+
 class GpuCommunicator {
  public:
-  /// Meets the other ranks' threads, each of which has its GPU as current device. `id` is shared by all of them. Throws Aborted, Error.
-  GpuCommunicator(Communicator& group, int device, int rank, NcclId& id);
+  /// Meets the other ranks' threads, each of which has its GPU as current device. `lost` is called after an abort, on a thread of its own.
+  /// Throws Aborted, Error.
+  GpuCommunicator(const Members& members, int rank, std::function<void()> lost);
   ~GpuCommunicator();
 
   /// Throws Aborted, Error.
@@ -23,11 +44,15 @@ class GpuCommunicator {
 
  private:
   void watch();
+  /// Lets go of all that the device waits for, until it does no more.
+  void let_go(std::unique_lock<std::mutex>& lock);
   void end();
 
   Communicator& group_;
   const int device_, rank_;
   std::unique_ptr<NcclRank> nccl_;
+  std::unique_ptr<Peers> peers_;
+  const std::function<void()> lost_;
   /// Held while the rank's thread is inside NCCL.
   std::timed_mutex inside_;
   std::mutex mutex_;

@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "../addon/gpu.h"
-#include "../collective/nccl.h"
+#include "../collective/gpu-communicator.h"
 #include "../memory/device-memory.h"
 
 namespace deeptroupe::gpu {
@@ -21,8 +21,7 @@ class GpuDevice final : public Device {
   int number(int rank) const { return rank; }
   /// The block of a rank: the one that was kept, or a new one. On the rank's thread.
   DeviceMemory& memory(const Group& group, int rank, size_t extra_bytes);
-  /// Where rank 0 leaves what all need to meet.
-  NcclId& nccl_id() { return nccl_id_; }
+  MeetingPlace& meeting_place() { return meeting_place_; }
 
   /// Says that the first `runs` runs of a rank in which ranks met have ended well; 0 when it opens.
   void tell_met(int rank, uint64_t runs) { met_[rank].store(runs, std::memory_order_release); }
@@ -32,7 +31,7 @@ class GpuDevice final : public Device {
  private:
   const GpuOptions options_;
   std::vector<std::unique_ptr<DeviceMemory>> memory_;
-  NcclId nccl_id_{};
+  MeetingPlace meeting_place_;
   std::vector<std::atomic<uint64_t>> met_;
 };
 

@@ -28,6 +28,15 @@ Graphs wanted_graphs() {
   throw Error("gpu: DEEPTROUPE_GRAPH, expected 0, 1 or nccl, got " + wanted);
 }
 
+/// Whether collectives may copy between the ranks' memories.
+bool wants_copies() {
+  const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
+  const std::string wanted = value ? value : "";
+  if (wanted == "nccl") return false;
+  if (wanted == "copies" || wanted.empty()) return true;
+  throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
+}
+
 }  // namespace
 
 GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores)
@@ -158,7 +167,7 @@ void GpuExecutor::serve() {
       const auto startable = [&] { return tasks_.empty() && !queue_.empty() && can_start(queue_.front()); };
       // What JavaScript copies may be what a tail still works on.
       const auto servable = [&] { return !tasks_.empty() && idle(); };
-      const auto busy = [&] { return servable() || startable(); };
+      const auto busy = [&] { return servable() || startable() || graphs_go(); };
       if (idle()) wake_.wait(lock, [&] { return busy() || (finishing_ && queue_.empty()); });
       else if (!busy()) wake_.wait_for(lock, patience());
       if (servable()) {
@@ -167,16 +176,22 @@ void GpuExecutor::serve() {
       } else if (startable()) {
         request = std::move(queue_.front());
         queue_.pop_front();
-      } else if (idle()) {
+      } else if (idle() && !graphs_go()) {
         break;
       }
     }
+    if (graphs_go()) drop_graphs();
     if (task) (*task)();
     if (request) start(std::move(*request));
     proceed();
     poll();
   }
   close();
+}
+
+void GpuExecutor::drop_graphs() {
+  for (const auto& [number, program] : programs_) program->drop_whole();
+  whole_graphs_ = false;
 }
 
 void GpuExecutor::open() {
@@ -215,8 +230,14 @@ void GpuExecutor::open() {
     context.host = std::make_unique<HostLane>(threads_, cores_, *options.host_kernels, rank_, context.ranks, moved);
   }
   context.meeting = &meeting_;
-  context.meet = [this] {
-    return std::make_unique<GpuCommunicator>(group_.communicator, device_.number(rank_), rank_, device_.nccl_id());
+  context.meet = [this, copies = wants_copies() && graphs_ != Graphs::whole] {
+    std::vector<int> devices;
+    for (int rank = 0; rank < group_.communicator.ranks(); ++rank) devices.push_back(device_.number(rank));
+    const Members members{group_.communicator, group_.memory, devices, copies, device_.meeting_place()};
+    return std::make_unique<GpuCommunicator>(members, rank_, [this] {
+      { std::lock_guard lock(mutex_); }
+      wake_.notify_one();
+    });
   };
 
   const size_t io_bytes = (group_.bytes[io_arena] + 255) / 256 * 256;
@@ -308,6 +329,7 @@ void GpuExecutor::prepare(Launch& launch, const Flight& flight) {
     program.schedule(tails);
   }
   if ((launch.pace == Pace::replay || launch.pace == Pace::whole) && !program.captured()) program.capture(launch.pace);
+  whole_graphs_ |= launch.pace == Pace::whole;
   const RunRequest& request = flight.request;
   launch.check = request.check;
   launch.scalars = std::make_shared<const std::vector<double>>(request.scalars);

@@ -67,6 +67,9 @@ class GpuExecutor final : public Executor {
   /// Looks whether the tail of the last run is done.
   void settle();
   bool on_host(uint32_t arena) const { return device_.options().host_arenas >> arena & 1; }
+  /// After an abort graphs that hold collectives go at once: NCCL waits for those of all ranks when it ends one.
+  bool graphs_go() const { return whole_graphs_ && idle() && group_.communicator.aborted(); }
+  void drop_graphs();
   /// Nothing is on its way.
   bool idle() const { return flights_.empty() && settled_; }
   const Crossing& crossing(const GpuProgram& earlier, const GpuProgram& later);
@@ -93,6 +96,8 @@ class GpuExecutor final : public Executor {
 
   // What follows is the thread's alone.
   Graphs graphs_ = Graphs::segments;
+  /// There are graphs that hold collectives.
+  bool whole_graphs_ = false;
   std::unique_ptr<RankContext> context_;
   std::unordered_map<const Program*, std::unique_ptr<GpuProgram>> programs_;
   std::vector<RunSlot> slots_;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "../memory/words.h"
+
 namespace deeptroupe::gpu {
 namespace {
 
@@ -13,11 +15,6 @@ constexpr uint32_t least_graph = 2;
 
 __global__ void say_done(const Control* control, volatile uint64_t* done, uint32_t instruction) {
   *done = control->before + instruction;
-  __threadfence_system();
-}
-
-__global__ void say_meeting(volatile uint64_t* meeting, uint64_t value) {
-  *meeting = value;
   __threadfence_system();
 }
 
@@ -224,7 +221,7 @@ void GpuProgram::operate(uint32_t i, const Launch& launch) {
     check(cudaMemcpyAsync(call.out(0).data, call.in(0).data, instruction.outputs[0]->place.bytes(), cudaMemcpyDefault, call.stream),
           "copy between host and device");
   else if (!instruction.collective) kernel_table().kernels[static_cast<size_t>(opcode)](call);
-  else if (!context_.several()) enqueue_collective(opcode, call, nullptr);
+  else if (!context_.several()) enqueue_collective(opcode, call, nullptr, nullptr);
   else context_.communicator->enqueue(opcode, call);
   if (launch.around) check(cudaEventRecord((*launch.around)[2 * i + 1], call.stream), "event");
   if (launch.check && call.stream != context_.download) find_non_finite(i);
@@ -256,7 +253,7 @@ void GpuProgram::collective(const Part& part, Launch& launch) {
 }
 
 void GpuProgram::say(uint64_t value) {
-  gpu::launch(say_meeting, dim3(1), dim3(1), 0, context_.communication, &context_.crumbs->meeting, value);
+  store_word(context_.communication, &context_.crumbs->meeting, value);
 }
 
 void GpuProgram::find_non_finite(uint32_t i) {

@@ -132,6 +132,8 @@ class GpuProgram {
   bool hosted() const;
   /// Captures the compute segments as graphs or, for that pace, all of a run as one. The ranks meet before and after. Throws Aborted, Error.
   void capture(Pace pace);
+  /// Lets go of the graph of a whole run.
+  void drop_whole() { whole_ = {}; }
 
   /// Puts parts of a run onto their lanes, in order, as far as that goes without waiting; `before` is what may still be going on. Throws
   /// what putting them threw, and KernelError where the host failed.

@@ -2,12 +2,13 @@
 #include "schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace deeptroupe {
 namespace {
 
 constexpr auto io_arena = static_cast<uint32_t>(abi::Arena::io);
-constexpr auto compute = static_cast<size_t>(Lane::compute);
+constexpr auto compute = static_cast<size_t>(Lane::compute), communication = static_cast<size_t>(Lane::communication);
 
 Span span_of(const ProgramTensor& tensor) {
   return {tensor.place.arena, tensor.place.offset, tensor.place.offset + tensor.place.bytes()};
@@ -97,12 +98,18 @@ class Scheduler {
       for (const int32_t i : waits)
         if (i >= 0) awaited[i] = true;
     std::vector<Part>& parts = schedule_.parts;
+    // Where the last part of `compute` begins, and the one before it.
+    uint32_t last = 0, before = 0;
     for (size_t i = 0; i < count_; ++i) {
       const uint32_t at = static_cast<uint32_t>(i);
       const Lane lane = lanes_[i];
-      const bool joins = lane == Lane::compute && waits_[i] == no_lane && !begins_[i] && !parts.empty() &&
-                         parts.back().lane == lane && !parts.back().awaited;
-      if (!joins) {
+      const bool joins = lane == Lane::compute && !begins_[i] && !parts.empty() && parts.back().lane == lane &&
+                         !parts.back().awaited && (waits_[i] == no_lane || waits_early(i, before));
+      if (joins) {
+        if (const int32_t sent = waits_[i][communication]; sent >= 0)
+          parts.back().waits[communication] = std::max(parts.back().waits[communication], static_cast<int32_t>(part_of_[sent]));
+      } else {
+        if (lane == Lane::compute) before = std::exchange(last, at);
         Part& part = parts.emplace_back(Part{at, at + 1, lane});
         for (size_t other = 0; other < lane_count; ++other)
           if (waits_[i][other] >= 0) part.waits[other] = static_cast<int32_t>(part_of_[waits_[i][other]]);
@@ -122,20 +129,40 @@ class Scheduler {
   /// By lane, the last instruction that is known to be done.
   using Clock = ByLane;
 
+  /// Gathers come faster than what reads them is done: what needs the n-th waits for as many more, so that few borders do.
   void find_borders(const std::vector<const Tail*>& tails) {
     for (const Tail* tail : tails) {
+      const bool gathers = std::ranges::all_of(*tail, [](const TailPart& part) { return part.lane == Lane::communication; });
       ByLane met = no_lane;
       for (size_t i = 0; i < count_; ++i) {
         if (lanes_[i] != Lane::compute) continue;
-        for (const TailPart& part : *tail) {
+        for (size_t n = 0; n < tail->size(); ++n) {
+          const TailPart& part = (*tail)[n];
           int32_t& last = met[static_cast<size_t>(part.lane)];
           const int32_t number = static_cast<int32_t>(part.part);
           if (number <= last || !conflict(part.touched, touched_[i])) continue;
-          last = number;
+          last = gathers ? static_cast<int32_t>((*tail)[std::min(2 * n + 1, tail->size() - 1)].part) : number;
           begins_[i] = true;
         }
       }
     }
+  }
+
+  /// An instruction of `compute` that waits for a collective sent before the part before its own began: its part can wait from its
+  /// beginning, for that is long done.
+  bool waits_early(size_t i, uint32_t before) const {
+    ByLane others = waits_[i];
+    const int32_t sent = std::exchange(others[communication], -1);
+    return others == no_lane && sent < static_cast<int32_t>(before);
+  }
+
+  /// Whether f holds for a collective that follows this one at once. Such wait together, for each place where one waits interrupts `compute`.
+  template <class F>
+  bool any_together(size_t i, F&& f) const {
+    if (lanes_[i] != Lane::communication) return false;
+    for (size_t k = i + 1; k < count_ && lanes_[k] == Lane::communication; ++k)
+      if (f(k)) return true;
+    return false;
   }
 
   /// For each instruction the last one of each other lane that it must wait for, where its own lane does not know it done.
@@ -153,7 +180,8 @@ class Scheduler {
         if (other == own) continue;
         const std::vector<int32_t>& earlier = of_lane[other];
         for (size_t j = earlier.size(); j-- > 0 && earlier[j] > known[other];) {
-          if (!conflict(touched_[i], touched_[earlier[j]])) continue;
+          const auto conflicts = [&](size_t k) { return conflict(touched_[k], touched_[earlier[j]]); };
+          if (!conflicts(i) && !(other == compute && any_together(i, conflicts))) continue;
           needed.emplace_back(earlier[j], other);
           break;
         }

@@ -123,6 +123,7 @@ export function compile(options: CompileOptions): Compilation {
     ranks,
     stage,
     gathers: options.gathers,
+    overlaps: options.backend.overlaps,
     reduceBucketSize: training?.reduceBucketSize ?? 0,
     allgatherBucketSize: training?.allgatherBucketSize ?? 0,
     optimizer: training?.optimizer ?? identity,

@@ -225,19 +225,24 @@ function planProgram(
 }
 
 /**
- * Where a collective runs beside what follows it, its bucket's memory is for others only from the next bucket's collective on: by then it is
- * done, and nothing waits for it.
+ * Where collectives run beside what follows them, the memory of buckets that are sent together is for others only from the next that are sent
+ * on: by then they are done, and nothing waits for them.
  */
 function keepBuckets(graph: Graph, blockOf: (value: Value) => Block): void {
-  let before: Block[] = []
+  let [before, now]: [Block[], Block[]] = [[], []]
+  let together = false
   graph.nodes.forEach((node, at) => {
-    if (!('ranks' in opNamed(node.op).attributes)) return
-    const buckets = node.inputs
+    const op = opNamed(node.op)
+    if (op.view) return
+    const operands = 'ranks' in op.attributes ? node.inputs : []
+    const buckets = operands
       .flatMap((value) => (value ? blockOf(value) : []))
       .filter(({ arena }) => arena === 'buckets')
-    if (buckets.length === 0) return
+    if (buckets.length > 0 && !together) [before, now] = [now, []]
+    together = buckets.length > 0
+    if (!together) return
     for (const block of before) block.to = Math.max(block.to, at)
-    before = buckets
+    now.push(...buckets)
   })
 }
 

@@ -2,13 +2,14 @@
 import test from 'ava'
 import * as fc from 'fast-check'
 import { cpuBackend } from '../../kernels/cpu/backend.js'
+import { byteLength } from '../../kernels/ops/definition.js'
 import { opNamed } from '../../kernels/ops/index.js'
 import { addon } from '../../native/index.js'
 import { type Compilation, compile } from '../../runtime/graph/compile.js'
 import type { ZeroStage } from '../../runtime/graph/partition/sharding.js'
 import { namedParameters } from '../../runtime/nn/module.js'
 import { noLossScale } from '../../runtime/optim/index.js'
-import { type Lane, type Listed, lanes, type Schedule, schedulesOf, Timeline } from '../support/timeline.js'
+import { type Lane, type Listed, lanes, type Part, type Schedule, schedulesOf, Timeline } from '../support/timeline.js'
 import { smallModel } from '../support/training.js'
 import { arenaSizes, ProgramWriter } from './support.js'
 
@@ -132,9 +133,48 @@ if (addon().addon) {
     t.deepEqual([answer, tail], [5, []])
   })
 
-  test('a run is answered before its last gathers, and the next waits for each where it reads', async (t) => {
+  test('collectives that stand together wait together, and an old one is waited for from the beginning of a part', async (t) => {
     const writer = new ProgramWriter(2)
-    const layers = [0, 1, 2].map(() => ({ weight: writer.tensor([64]), shard: writer.tensor([32]) }))
+    const [x, y, z, w, u, v] = Array.from({ length: 6 }, () => writer.tensor([64])) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ]
+    writer
+      .add('scale', [x], [y], { factor: 2 })
+      .add('scale', [x], [z], { factor: 3 })
+      .add('all_reduce', [y], [y], { ranks: 2 })
+      .add('all_reduce', [z], [z], { ranks: 2 })
+      .add('scale', [x], [w], { factor: 4 })
+      .add('all_reduce', [w], [w], { ranks: 2 })
+      .add('scale', [x], [u], { factor: 5 })
+      .add('add', [u, z], [u])
+      .add('add', [u, w], [v])
+    const [{ parts }] = (await schedulesOf([listedOf(writer)])) as [Schedule]
+    const of = (lane: Part['lane'], begin: number, end: number, waits = none): Part => ({
+      begin,
+      end,
+      lane,
+      afterStart: false,
+      waits,
+    })
+    t.deepEqual(parts, [
+      of('compute', 0, 2),
+      of('communication', 2, 3, waiting({ compute: 0 })),
+      of('communication', 3, 4),
+      of('compute', 4, 5),
+      of('communication', 5, 6, waiting({ compute: 3 })),
+      of('compute', 6, 8, waiting({ communication: 2 })),
+      of('compute', 8, 9, waiting({ communication: 4 })),
+    ])
+  })
+
+  test('a run is answered before its last gathers, and the next waits in few places for what it reads', async (t) => {
+    const writer = new ProgramWriter(2)
+    const layers = Array.from({ length: 7 }, () => ({ weight: writer.tensor([64]), shard: writer.tensor([32]) }))
     const [x, gradient] = [writer.tensor([64]), writer.tensor([32])]
     for (const { weight } of layers) writer.add('add', [x, weight], [x]).add('scale', [x], [x], { factor: 2 })
     for (const { shard } of layers) writer.add('add', [shard, gradient], [shard])
@@ -144,18 +184,18 @@ if (addon().addon) {
     const gathers = parts.flatMap(({ lane }, p) => (lane === 'communication' ? [p] : []))
     t.is(answer, gathers[0]!)
     t.deepEqual(tail, gathers)
-    // A part for each layer: its wait comes as late as the layer.
+    // Parts of 2, 4 and the rest of the layers, each of which waits for the last of its gathers.
     t.deepEqual(
       parts.slice(0, 3).map(({ begin, end }) => [begin, end]),
       [
-        [0, 2],
-        [2, 4],
-        [4, 7],
+        [0, 4],
+        [4, 12],
+        [12, 21],
       ],
     )
     t.deepEqual(
       crossing.parts.slice(0, 3),
-      gathers.map((communication) => waiting({ communication })),
+      [1, 5, 6].map((n) => waiting({ communication: gathers[n]! })),
     )
     t.deepEqual([crossing.begin, crossing.answer], [none, none])
   })
@@ -212,9 +252,9 @@ if (addon().addon) {
     )
   })
 
-  const blocks = 3
-  const training = (stage: ZeroStage, accumulation: number): Compilation => {
-    const model = smallModel({ layers: blocks })
+  const blocks = 6
+  const training = (stage: ZeroStage, accumulation: number, hidden = 96): Compilation => {
+    const model = smallModel({ layers: blocks, hidden })
     return compile({
       model,
       ranks: 2,
@@ -262,7 +302,7 @@ if (addon().addon) {
     })
   }
 
-  test('the forward goes on block by block as the weights of the step before arrive', async (t) => {
+  test('the forward goes on as the weights of the step before arrive', async (t) => {
     const program = listedOfRun(training(1, 1))['only']!
     const [{ parts, answer, tail, crossing }] = (await schedulesOf([program])) as [Schedule]
     const gathers = tail.filter((part) => program.instructions[parts[part]!.begin]!.op === 'all_gather')
@@ -270,11 +310,24 @@ if (addon().addon) {
     t.true(gathers.length > blocks && gathers.at(-1)! >= answer)
     const communication = lanes.indexOf('communication')
     const waited = crossing.parts.flatMap((waits) => (waits[communication]! >= 0 ? [waits[communication]!] : []))
-    t.deepEqual(
-      waited,
-      waited.toSorted((a, b) => a - b),
-    )
-    t.true(waited.length > blocks)
-    t.is(waited[0], gathers[0]!)
+    // With the embeddings, with four more blocks, with the rest.
+    t.deepEqual(waited, [gathers[1]!, gathers[5]!, gathers.at(-1)!])
+  })
+
+  test('what is left of a block is sent together with it, and the next bucket has other memory', (t) => {
+    const { instructions, tensors } = training(3, 1, 192).programs['only']!.program
+    const sent = (block: number, rest = ''): number =>
+      instructions.findIndex(
+        ({ op, debug }) => op === 'reduce_scatter' && debug.module === `transformer.h.${block}${rest}`,
+      )
+    const source = (block: number): readonly [number, number] => {
+      const { byteOffset, dtype, shape } = tensors[instructions[sent(block)]!.inputs[0]!]!
+      return [byteOffset, byteOffset + byteLength({ dtype, shape })]
+    }
+    for (let block = 1; block < blocks; block++) {
+      t.is(sent(block), sent(block, ' (persistent)') + 1)
+      const [[from, to], [begin, end]] = [source(block), source(block - 1)]
+      t.true(to <= begin || end <= from)
+    }
   })
 }

@@ -9,7 +9,7 @@ export type Lane = (typeof lanes)[number]
 /** Numbers of parts by lane; -1: none. */
 type ByLane = readonly number[]
 
-interface Part {
+export interface Part {
   readonly begin: number
   readonly end: number
   readonly lane: Lane

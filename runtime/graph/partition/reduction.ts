@@ -8,6 +8,9 @@ import { type Build, communication, groupBy, type NodeHooks } from './build.js'
 import { gapsOf, type Unit } from './layout.js'
 import type { MicroStep, Sharding } from './sharding.js'
 
+/** What is at most this part of a bucket, and is made at most so many nodes later, does not get a place of its own in the order. */
+const [sliver, near] = [1 / 64, 8]
+
 /** Sends gradients to their owners as the backward makes them, bucket by bucket. */
 export class Reduction implements NodeHooks {
   readonly #build: Build
@@ -18,7 +21,7 @@ export class Reduction implements NodeHooks {
   readonly #final: boolean
   /** For each gradient value of the joint graph, where it goes. */
   readonly #targets = new Map<Value, { unit: Unit; start: number }[]>()
-  readonly #buckets: { units: Unit[]; firstNode: Node; lastNode: Node }[]
+  readonly #buckets: { units: Unit[]; length: number; firstNode: Node; lastNode: Node }[]
   readonly #memory = new Map<Unit, { base: Value; byteOffset: number }>()
   readonly #first: Map<Node, { units: Unit[] }[]>
   readonly #last: Map<Node, { units: Unit[] }[]>
@@ -49,22 +52,28 @@ export class Reduction implements NodeHooks {
     })
     spans.sort((a, b) => order.get(a.lastNode)! - order.get(b.lastNode)!)
     this.#buckets = []
-    let size = 0
     for (const { unit, firstNode, lastNode } of spans) {
       const open = this.#buckets.at(-1)
       const sameDType = open && sharding.gradientDType(open.units[0]!) === sharding.gradientDType(unit)
-      if (open && sameDType && size + unit.length <= options.reduceBucketSize) {
+      if (open && sameDType && open.length + unit.length <= options.reduceBucketSize) {
         open.units.push(unit)
-        size += unit.length
+        open.length += unit.length
         open.lastNode = lastNode
         if (order.get(firstNode)! < order.get(open.firstNode)!) open.firstNode = firstNode
       } else {
-        this.#buckets.push({ units: [unit], firstNode, lastNode })
-        size = unit.length
+        this.#buckets.push({ units: [unit], length: unit.length, firstNode, lastNode })
       }
     }
     this.#first = groupBy(this.#buckets, (bucket) => bucket.firstNode)
-    this.#last = groupBy(this.#buckets, (bucket) => bucket.lastNode)
+    // Where collectives run beside the backward, each place where some are sent interrupts it: a bucket waits for the sliver behind it.
+    const sent = this.#buckets.toReversed()
+    sent.forEach((bucket, i) => {
+      const behind = sent[i - 1]
+      const little = behind && behind.length <= sliver * bucket.length
+      if (!options.overlaps || !little || order.get(behind.lastNode)! - order.get(bucket.lastNode)! > near) return
+      bucket.lastNode = behind.lastNode
+    })
+    this.#last = groupBy(sent, (bucket) => bucket.lastNode)
   }
 
   /** With the whole accumulator at hand, the first micro-step's gradients are made in it and no bucket is needed. */

@@ -14,6 +14,8 @@ export interface PartitionOptions {
   readonly ranks: number
   readonly stage: ZeroStage
   readonly gathers: GatherOptions
+  /** Whether collectives run beside the instructions that come after them. */
+  readonly overlaps: boolean
   /** Elements of gradient that are reduced together. */
   readonly reduceBucketSize: number
   /** Elements of updated parameters that are gathered together. */

@@ -1,0 +1,70 @@
+// How the ranks of one process open their devices to each other, and meet on their streams.
+#include "peers.h"
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "../memory/words.h"
+
+namespace deeptroupe::gpu {
+
+namespace {
+
+/// More than any rank comes.
+constexpr uint64_t released = uint64_t{1} << 62;
+
+}  // namespace
+
+Peers::Board::Board(int ranks) : ranks_(ranks) {
+  const size_t bytes = ranks * spread * sizeof(uint64_t);
+  check(cudaHostAlloc(reinterpret_cast<void**>(&words_), bytes, cudaHostAllocMapped | cudaHostAllocPortable), "pinned memory");
+  std::memset(words_, 0, bytes);
+}
+
+Peers::Board::~Board() {
+  std::thread([this] { cudaFreeHost(words_); }).join();
+}
+
+void Peers::Board::release() const {
+  for (int rank = 0; rank < ranks_; ++rank) std::atomic_ref(*word(rank)).store(released, std::memory_order_release);
+}
+
+bool Peers::reachable(const std::vector<int>& devices) {
+  for (const int device : devices) {
+    if (!streams_have_words(device)) return false;
+    for (const int peer : devices) {
+      int can = 1;
+      if (peer != device) check(cudaDeviceCanAccessPeer(&can, device, peer), "access to the memory of a peer");
+      if (!can) return false;
+    }
+  }
+  return true;
+}
+
+Peers::Peers(std::shared_ptr<const Board> board, const std::vector<RankMemory>& memory, const std::vector<int>& devices, int rank)
+    : board_(std::move(board)), memory_(memory), rank_(rank) {
+  for (const int peer : devices) {
+    if (peer == devices[rank]) continue;
+    const Status status = cudaDeviceEnablePeerAccess(peer, 0);
+    if (status == cudaErrorPeerAccessAlreadyEnabled) last_status();
+    else check(status, "access to the memory of a peer");
+  }
+}
+
+const std::byte* Peers::address(int peer, const std::byte* own) const {
+  for (size_t arena = 0; arena < memory_[rank_].size(); ++arena) {
+    const std::byte* const base = memory_[rank_][arena].base();
+    if (base && own >= base && own < base + memory_[rank_][arena].live()) return memory_[peer][arena].base() + (own - base);
+  }
+  throw Error("gpu: collective, expected an operand in an arena, got one elsewhere");
+}
+
+void Peers::arrive(Stream stream) { store_word(stream, board_->word(rank_), ++arrivals_); }
+
+void Peers::await(Stream stream) const {
+  for (int peer = 0; peer < static_cast<int>(memory_.size()); ++peer)
+    if (peer != rank_) await_word(stream, board_->word(peer), arrivals_);
+}
+
+}  // namespace deeptroupe::gpu
