@@ -39,6 +39,8 @@ class GpuCommunicator {
   GpuCommunicator(const Members& members, int rank, std::function<void()> lost);
   ~GpuCommunicator();
 
+  /// Whether ranks copy from each other's memory.
+  bool copies() const { return peers_ != nullptr; }
   /// Throws Aborted, Error.
   void enqueue(abi::Opcode opcode, const Call& call);
 

@@ -28,12 +28,12 @@ Graphs wanted_graphs() {
   throw Error("gpu: DEEPTROUPE_GRAPH, expected 0, 1 or nccl, got " + wanted);
 }
 
-/// Whether collectives may copy between the ranks' memories.
+/// Whether collectives copy between the ranks' memories, where they can.
 bool wants_copies() {
   const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
   const std::string wanted = value ? value : "";
-  if (wanted == "nccl") return false;
-  if (wanted == "copies" || wanted.empty()) return true;
+  if (wanted == "copies") return true;
+  if (wanted == "nccl" || wanted.empty()) return false;
   throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
 }
 

@@ -12,6 +12,9 @@ namespace {
 constexpr uint32_t crumb_distance = 8;
 /// A shorter segment is not worth a graph.
 constexpr uint32_t least_graph = 2;
+/// Collectives by copies that are on their way at most. A stream takes about a thousand commands; whoever has one more waits inside the driver,
+/// where he may hold what a peer needs to bring what the stream waits for.
+constexpr uint64_t most_collectives = 24;
 
 __global__ void say_done(const Control* control, volatile uint64_t* done, uint32_t instruction) {
   *done = control->before + instruction;
@@ -124,6 +127,7 @@ bool GpuProgram::begin(Launch& launch, const Wake* before) {
 bool GpuProgram::put(Launch& launch, const Wake* before) {
   const Part& part = schedule_.parts[launch.next];
   const Stream stream = context_.stream(part.lane);
+  if (part.lane == Lane::communication && crowded(launch)) return false;
   // Lanes do the parts of one run behind those of the run before.
   if (before) {
     const int32_t last = before->launch->program->schedule_.last[static_cast<size_t>(part.lane)];
@@ -241,9 +245,13 @@ void GpuProgram::collective(const Part& part, Launch& launch) {
     context_.group->agree(context_.rank, announcement_of(collective_call(program_->instructions[part.begin])));
     if (!context_.communicator) context_.communicator = context_.meet();
   }
-  say(1);
+  const Stream stream = context_.communication;
+  store_word(stream, &context_.crumbs->meeting, 1);
   operate(part.begin, launch);
-  say(0);
+  store_word(stream, &context_.crumbs->meeting, 0);
+  // What a graph stores is the same each time.
+  const bool counted = context_.communicator->copies() && launch.pace != Pace::whole;
+  if (counted) store_word(stream, &context_.crumbs->collectives, ++context_.collectives);
   if (!careful) return;
   settle();
   *context_.meeting = false;
@@ -252,8 +260,10 @@ void GpuProgram::collective(const Part& part, Launch& launch) {
   if (context_.group->aborted()) throw Aborted();
 }
 
-void GpuProgram::say(uint64_t value) {
-  store_word(context_.communication, &context_.crumbs->meeting, value);
+bool GpuProgram::crowded(const Launch& launch) const {
+  if (launch.pace == Pace::whole || !context_.communicator || !context_.communicator->copies()) return false;
+  const uint64_t done = *const_cast<const volatile uint64_t*>(&context_.crumbs->collectives);
+  return context_.collectives - done >= most_collectives;
 }
 
 void GpuProgram::find_non_finite(uint32_t i) {
@@ -328,7 +338,7 @@ void GpuProgram::play() {
   check(cudaEventRecord(fork, context_.compute), "event");
   for (const Stream stream : others) check(cudaStreamWaitEvent(stream, fork, 0), "wait for an event");
   if (start_) check(cudaEventRecord(start_, context_.compute), "event");
-  Launch launch{this, Pace::each};
+  Launch launch{this, Pace::whole};
   launch.numbers.resize(schedule_.parts.size());
   while (launch.next < schedule_.parts.size()) {
     if (context_.group->aborted()) throw Aborted();

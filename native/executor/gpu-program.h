@@ -34,6 +34,8 @@ struct Crumbs {
   uint64_t done;
   /// 1 from before a collective until it is done.
   uint64_t meeting;
+  /// Collectives done, of those that were counted.
+  uint64_t collectives;
 };
 
 /// What the programs of a rank share.
@@ -52,6 +54,8 @@ struct RankContext {
   Communicator* group;
   /// Set before the first collective of several ranks.
   std::unique_ptr<GpuCommunicator> communicator;
+  /// Collectives that were counted when they were enqueued.
+  uint64_t collectives = 0;
   /// Makes it: with all ranks at once.
   std::function<std::unique_ptr<GpuCommunicator>()> meet;
   /// The rank's thread waits for others.
@@ -161,8 +165,8 @@ class GpuProgram {
   void segment(const Part& part, Launch& launch);
   void collective(const Part& part, Launch& launch);
   void post(uint32_t i, Launch& launch);
-  /// Says on the stream of collectives that one is under way, or that none is.
-  void say(uint64_t value);
+  /// Whether so many collectives are on their way that one more might have to wait for a place in the stream.
+  bool crowded(const Launch& launch) const;
   void operate(uint32_t i, const Launch& launch);
   void find_non_finite(uint32_t i);
   /// Says on the compute stream that all instructions before `i` are done.

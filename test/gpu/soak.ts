@@ -1,5 +1,6 @@
-// Graphs that hold a run's collectives (`DEEPTROUPE_GRAPH=nccl`), for long: the small model over two ranks, step by step the bits of a run
-// without them. Such graphs have hung silently elsewhere, so a watchdog says where each rank is when no step ends, and ends the process.
+// Ways of collectives that are options, for long: small models over two ranks, step by step the bits of a run by NCCL outside graphs. Graphs
+// that hold a run's collectives (`DEEPTROUPE_GRAPH=nccl`) have hung silently elsewhere, copies between the ranks' memories
+// (`DEEPTROUPE_COLLECTIVES=copies`) once here, so a watchdog says where each rank is when no step ends, and ends the process.
 import { writeSync } from 'node:fs'
 import { initialize } from '../../actors/engine/engine.js'
 import type { DeviceName } from '../../native/index.js'
@@ -21,12 +22,36 @@ type Engine = Awaited<ReturnType<typeof initialize>>
 /** Seconds without a step's end that are too many. */
 const patience = 30
 
-const cases: Readonly<
-  Record<string, readonly [micro: number, zero: NonNullable<DeepSpeedConfig['zero_optimization']>]>
-> = {
-  'ZeRO 0': [4, { stage: 0 }],
-  'ZeRO 1': [4, { stage: 1 }],
-  'ZeRO 3, two micro-steps': [2, { stage: 3, stage3_param_persistence_threshold: 100 }],
+interface Case {
+  readonly way: Readonly<Record<string, string>>
+  readonly layers: number
+  readonly micro: 2 | 4
+  readonly zero: NonNullable<DeepSpeedConfig['zero_optimization']>
+  /** How often the run begins anew. */
+  readonly starts: number
+}
+
+const plain = { DEEPTROUPE_GRAPH: '1', DEEPTROUPE_COLLECTIVES: 'nccl' }
+const inGraphs = { way: { ...plain, DEEPTROUPE_GRAPH: 'nccl' }, layers: 3, micro: 4, starts: 1 } as const
+// So many blocks that a step has more commands than a stream takes at once.
+const small = { reduce_bucket_size: 1e5, allgather_bucket_size: 1e5 }
+const byCopies = { way: { ...plain, DEEPTROUPE_COLLECTIVES: 'copies' }, layers: 48, micro: 4, starts: 1 } as const
+
+const cases: Readonly<Record<string, Case>> = {
+  'collectives in graphs, ZeRO 0': { ...inGraphs, zero: { stage: 0 } },
+  'collectives in graphs, ZeRO 1': { ...inGraphs, zero: { stage: 1 } },
+  'collectives in graphs, ZeRO 3, two micro-steps': {
+    ...inGraphs,
+    micro: 2,
+    zero: { stage: 3, stage3_param_persistence_threshold: 100 },
+  },
+  'collectives by copies, 48 blocks, ZeRO 1': { ...byCopies, zero: { stage: 1, ...small } },
+  'collectives by copies, 48 blocks, ZeRO 3, two micro-steps': {
+    ...byCopies,
+    micro: 2,
+    zero: { stage: 3, stage3_param_persistence_threshold: 100, ...small },
+  },
+  'collectives by copies, ZeRO 2, ten starts': { ...byCopies, layers: 3, starts: 10, zero: { stage: 2 } },
 }
 
 export const soakCases = Object.keys(cases)
@@ -64,32 +89,36 @@ export function whereabouts(engine: Engine, before: readonly number[]): string {
 
 async function watched(
   { device, steps, name }: SoakRequest,
-  graphs: string,
+  way: Readonly<Record<string, string>>,
   lost: (where: string) => void,
 ): Promise<Curve> {
-  const [micro, zero] = cases[name]!
-  const model = smallModel()
+  const { micro, zero, layers, starts } = cases[name]!
+  const model = smallModel({ layers })
   const config = trainConfig({ train: 8, micro }, { bf16: { enabled: true }, zero_optimization: zero })
   let where = (): string => 'on the way to the first step'
-  const hung = (): void => lost(`${graphs === 'nccl' ? 'with' : 'without'} collectives: ${where()}`)
-  const watchdog = setTimeout(hung, patience * 1000)
+  const variables = Object.entries(way).map(([key, value]) => `${key}=${value}`)
+  const watchdog = setTimeout(() => lost(`${variables.join(' ')}: ${where()}`), patience * 1000)
+  const [losses, norms]: [number[], number[]] = [[], []]
   try {
-    // The native side reads it when a rank opens.
-    process.env['DEEPTROUPE_GRAPH'] = graphs
-    const engine = await initialize({ model, data: sourceFor(model, 500), config, device, ranks: 2 })
-    const before = doneBy(engine)
-    where = () => whereabouts(engine, before)
-    const [losses, norms]: [number[], number[]] = [[], []]
-    engine.events$.subscribe((event) => {
-      if (event.type !== 'step') return
-      losses.push(event.loss)
-      norms.push(event.grad_norm)
+    // The native side reads them when a rank opens.
+    Object.assign(process.env, way)
+    for (let start = 0; start < starts; start++) {
+      const engine = await initialize({ model, data: sourceFor(model, 500), config, device, ranks: 2 })
+      const before = doneBy(engine)
+      where = () => whereabouts(engine, before)
+      engine.events$.subscribe((event) => {
+        if (event.type !== 'step') return
+        losses.push(event.loss)
+        norms.push(event.grad_norm)
+        watchdog.refresh()
+      })
+      await engine.train({ steps: Math.ceil(steps / starts) })
+      where = () => 'at the end, where graphs and communicator are let go'
       watchdog.refresh()
-    })
-    await engine.train({ steps })
-    where = () => 'at the end, where graphs and communicator are let go'
-    watchdog.refresh()
-    await engine.close()
+      await engine.close()
+      where = () => `on the way to the first step of start ${start + 2}`
+      watchdog.refresh()
+    }
     return { losses, norms }
   } finally {
     clearTimeout(watchdog)
@@ -99,22 +128,24 @@ async function watched(
 /** Tells what a case found. Ends the process where it hangs. */
 export async function soak(request: SoakRequest, tell: Tell): Promise<void> {
   const { steps, name } = request
-  const check = `${steps} steps with collectives in graphs, ${name}`
+  const { way, starts } = cases[name]!
+  const all = Math.ceil(steps / starts) * starts
+  const check = `${all} steps with ${name}`
   const lost = (where: string): void => {
-    const finding: TrainingFinding = { check, ok: false, got: `nothing for ${patience} s, graphs ${where}` }
+    const finding: TrainingFinding = { check, ok: false, got: `nothing for ${patience} s, ${where}` }
     writeSync(1, `${JSON.stringify(finding)}\n`)
     // Threads that wait inside NCCL would keep an orderly end waiting.
     process.kill(process.pid, 'SIGKILL')
   }
   try {
-    const plain = await watched(request, '1', lost)
-    const captured = await watched(request, 'nccl', lost)
-    const at = plain.losses.findIndex(
-      (loss, s) => !Object.is(loss, captured.losses[s]) || !Object.is(plain.norms[s], captured.norms[s]),
+    const known = await watched(request, plain, lost)
+    const got = await watched(request, way, lost)
+    const at = known.losses.findIndex(
+      (loss, s) => !Object.is(loss, got.losses[s]) || !Object.is(known.norms[s], got.norms[s]),
     )
-    const ok = at < 0 && plain.losses.length === steps && captured.losses.length === steps
-    const got = ok ? `bits of ${steps} steps` : `step ${at + 1}: ${plain.losses[at]} and ${captured.losses[at]}`
-    tell({ check, ok, got } satisfies TrainingFinding)
+    const ok = at < 0 && known.losses.length === all && got.losses.length === all
+    const words = ok ? `bits of ${all} steps` : `step ${at + 1}: ${known.losses[at]} and ${got.losses[at]}`
+    tell({ check, ok, got: words } satisfies TrainingFinding)
   } catch (error) {
     tell({ check, ok: false, got: error instanceof Error ? error.message : String(error) } satisfies TrainingFinding)
   }

@@ -65,7 +65,8 @@ export class Reduction implements NodeHooks {
       }
     }
     this.#first = groupBy(this.#buckets, (bucket) => bucket.firstNode)
-    // Where collectives run beside the backward, each place where some are sent interrupts it: a bucket waits for the sliver behind it.
+    // Where collectives run beside the backward, each place where some are sent interrupts it: a bucket waits for the sliver behind it, which
+    // is sent first, so that whoever waits for the bucket knows of both.
     const sent = this.#buckets.toReversed()
     sent.forEach((bucket, i) => {
       const behind = sent[i - 1]
