@@ -1,8 +1,8 @@
 // Collectives on device tensors. Legend: N ranks, r this rank, L elements of one rank's slice; the slice of rank r starts at r * L.
 // Where a base is added onto, or sources of 16 bits are summed in f32, ranks exchange slices and each adds its own in rank order,
 // ((base + x0) + x1) + ..., rounded to the shard's dtype each time: the bits of the CPU. A plain sum is NCCL's: with two ranks it
-// rounds once, which gives the same bits; with more, its order is the ring's, the same in every run on the same machine. Where ranks
-// reach each other's memory, what only moves is copied from there; else NCCL moves it.
+// rounds once, which gives the same bits; with more, its order is the ring's, the same in every run on the same machine. Where there
+// are peers to copy from, what only moves is copied from their memory; else NCCL moves it.
 #include "gpu-collectives.h"
 
 #include <algorithm>

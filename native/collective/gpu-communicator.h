@@ -1,4 +1,4 @@
-// One rank's end of what the ranks of a group that may be aborted do together: its way to its peers' memory, where there is one, and its
+// One rank's end of what the ranks of a group that may be aborted do together: its way to its peers' memory, where it copies from there, and its
 // NCCL communicator. A thread of its own watches for an abort, because the rank's thread may be waiting for the device, and the device
 // for a rank that never comes. It also hears of errors that no call returns.
 #pragma once
@@ -17,7 +17,7 @@ namespace deeptroupe::gpu {
 /// Where rank 0 leaves what all need to meet.
 struct MeetingPlace {
   NcclId id{};
-  /// Null where ranks do not reach each other's memory.
+  /// Null where NCCL moves everything.
   std::shared_ptr<const Peers::Board> board;
 };
 

@@ -95,7 +95,7 @@ struct ScheduledProgram : Program {
   Tail tail;
 };
 
-/// A part begins where the next entry of one of the tails comes into play, so that what waits for it does so late.
+/// A part begins where more of one of the tails comes into play, so that what waits for it does so late.
 Schedule schedule_of(const Program& program, const Places& places, const std::vector<const Tail*>& tails = {});
 
 /// What a run waits for in the tail of the run before: parts of that one, by lane.

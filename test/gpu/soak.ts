@@ -33,8 +33,8 @@ interface Case {
 
 const plain = { DEEPTROUPE_GRAPH: '1', DEEPTROUPE_COLLECTIVES: 'nccl' }
 const inGraphs = { way: { ...plain, DEEPTROUPE_GRAPH: 'nccl' }, layers: 3, micro: 4, starts: 1 } as const
-// So many blocks that a step has more commands than a stream takes at once.
 const small = { reduce_bucket_size: 1e5, allgather_bucket_size: 1e5 }
+// So many blocks, and small buckets, that two steps have more commands than a stream takes at once.
 const byCopies = { way: { ...plain, DEEPTROUPE_COLLECTIVES: 'copies' }, layers: 48, micro: 4, starts: 1 } as const
 
 const cases: Readonly<Record<string, Case>> = {

@@ -137,14 +137,8 @@ if (addon().addon) {
 
   test('collectives that stand together wait together, and an old one is waited for from the beginning of a part', async (t) => {
     const writer = new ProgramWriter(2)
-    const [x, y, z, w, u, v] = Array.from({ length: 6 }, () => writer.tensor([64])) as [
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-    ]
+    const tensor = (): number => writer.tensor([64])
+    const [x, y, z, w, u, v] = [tensor(), tensor(), tensor(), tensor(), tensor(), tensor()]
     writer
       .add('scale', [x], [y], { factor: 2 })
       .add('scale', [x], [z], { factor: 3 })

@@ -21,7 +21,6 @@ export class Reduction implements NodeHooks {
   readonly #final: boolean
   /** For each gradient value of the joint graph, where it goes. */
   readonly #targets = new Map<Value, { unit: Unit; start: number }[]>()
-  readonly #buckets: { units: Unit[]; length: number; firstNode: Node; lastNode: Node }[]
   readonly #memory = new Map<Unit, { base: Value; byteOffset: number }>()
   readonly #first: Map<Node, { units: Unit[] }[]>
   readonly #last: Map<Node, { units: Unit[] }[]>
@@ -51,9 +50,9 @@ export class Reduction implements NodeHooks {
       return { unit, firstNode: ranked[0]!, lastNode: ranked.at(-1)! }
     })
     spans.sort((a, b) => order.get(a.lastNode)! - order.get(b.lastNode)!)
-    this.#buckets = []
+    const buckets: { units: Unit[]; length: number; firstNode: Node; lastNode: Node }[] = []
     for (const { unit, firstNode, lastNode } of spans) {
-      const open = this.#buckets.at(-1)
+      const open = buckets.at(-1)
       const sameDType = open && sharding.gradientDType(open.units[0]!) === sharding.gradientDType(unit)
       if (open && sameDType && open.length + unit.length <= options.reduceBucketSize) {
         open.units.push(unit)
@@ -61,13 +60,13 @@ export class Reduction implements NodeHooks {
         open.lastNode = lastNode
         if (order.get(firstNode)! < order.get(open.firstNode)!) open.firstNode = firstNode
       } else {
-        this.#buckets.push({ units: [unit], length: unit.length, firstNode, lastNode })
+        buckets.push({ units: [unit], length: unit.length, firstNode, lastNode })
       }
     }
-    this.#first = groupBy(this.#buckets, (bucket) => bucket.firstNode)
+    this.#first = groupBy(buckets, (bucket) => bucket.firstNode)
     // Where collectives run beside the backward, each place where some are sent interrupts it: a bucket waits for the sliver behind it, which
     // is sent first, so that whoever waits for the bucket knows of both.
-    const sent = this.#buckets.toReversed()
+    const sent = buckets.toReversed()
     sent.forEach((bucket, i) => {
       const behind = sent[i - 1]
       const little = behind && behind.length <= sliver * bucket.length
