@@ -32,8 +32,8 @@ Graphs wanted_graphs() {
 bool wants_copies() {
   const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
   const std::string wanted = value ? value : "";
-  if (wanted == "copies" || wanted.empty()) return true;
-  if (wanted == "nccl") return false;
+  if (wanted == "copies") return true;
+  if (wanted == "nccl" || wanted.empty()) return false;
   throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
 }
 
