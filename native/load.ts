@@ -122,6 +122,8 @@ export interface GpuMachine {
   readonly driver: string | null
   readonly cublasLt: string | null
   readonly nccl: string | null
+  /** Whether ranks copy from each other's memory, which NVLink or PCIe must allow between all GPUs; else several ranks need NCCL. */
+  readonly copies: boolean
   /** Why no program can run on them. */
   readonly reason?: string
 }
@@ -149,7 +151,16 @@ export function machine(): Machine {
     cores: availableParallelism(),
     memoryBytes: totalmem(),
     get gpu() {
-      return native?.gpuMachine() ?? { devices: [], driver: null, cublasLt: null, nccl: null, reason: reason! }
+      return (
+        native?.gpuMachine() ?? {
+          devices: [],
+          driver: null,
+          cublasLt: null,
+          nccl: null,
+          copies: false,
+          reason: reason!,
+        }
+      )
     },
     ...(reason === undefined ? {} : { reason }),
   }

@@ -55,7 +55,7 @@ function findings(): Finding[] {
     {
       name: 'NCCL',
       found: gpu.nccl,
-      remedy: 'libnccl.so.2 where the loader looks (apt-get install libnccl2); only several GPUs need it',
+      remedy: 'libnccl.so.2 where the loader looks (apt-get install libnccl2), for several GPUs without peer access',
     },
     { name: 'nvcc', found: command('nvcc', '--version', 'release'), remedy: 'CUDA 13, to build the GPU part' },
     {

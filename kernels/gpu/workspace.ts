@@ -1,7 +1,6 @@
 // Bytes of scratch memory that an op's GPU kernel works in, beside its operands. An op without a rule needs none.
 import {
   type Attributes,
-  byteLength,
   dtypeBytes,
   elements,
   int,
@@ -73,6 +72,12 @@ function sumTree(ranges: readonly number[]): number {
   return terms * 8
 }
 
+/** A sum: the other ranks' slices of its source. */
+const otherSlices: WorkspaceRule = ([source], _outputs, attributes) => {
+  const ranks = int(attributes, 'ranks')
+  return (ranks - 1) * whole(Math.ceil(elements(source!.shape) / ranks) * dtypeBytes[source!.dtype])
+}
+
 export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
   linear: product,
   linear_input_gradient: product,
@@ -96,11 +101,8 @@ export const gpuWorkspace: Readonly<Record<string, WorkspaceRule>> = {
   embedding_backward: ([indices, , , order], _outputs, attributes) =>
     sortedTokens(elements(indices!.shape), int(attributes, 'rows'), Boolean(order)),
   clip_control: (_inputs, _outputs, attributes) => sumTree(ints(attributes, 'ranges')),
-  /** The other ranks' slices, where they are added onto a base or in f32. */
-  reduce_scatter: ([source, base], [shard], attributes) => {
-    const ranks = int(attributes, 'ranks')
-    if (!base && shard!.dtype === source!.dtype) return 0
-    return (ranks - 1) * whole(byteLength(source!) / ranks)
-  },
-  barrier: () => 256,
+  reduce_scatter: otherSlices,
+  all_reduce: otherSlices,
+  /** A byte of each rank. */
+  barrier: (_inputs, _outputs, attributes) => whole(int(attributes, 'ranks')),
 }

@@ -20,6 +20,8 @@ struct GpuReport {
   std::vector<Gpu> gpus;
   /// Versions; empty where there is none.
   std::string driver, cublaslt, nccl;
+  /// Ranks copy from each other's memory; else several need NCCL.
+  bool copies = false;
   /// Why no program can run on a GPU; empty where it can.
   std::string reason;
 };

@@ -1,4 +1,4 @@
-// The collectives of kernels/ops/collective.ts on device tensors: by copies between the ranks' memories, and over NCCL.
+// The collectives of kernels/ops/collective.ts on device tensors: by copies between the ranks' memories, or over NCCL.
 #pragma once
 
 #include "../../kernels/gpu/kernel.h"
@@ -7,9 +7,9 @@
 
 namespace deeptroupe::gpu {
 
-/// Enqueues a collective on the call's stream. `nccl` is null where the call has one rank, `peers` there and where NCCL is to
-/// move everything. Operands were checked (check_collective); workspace as kernels/gpu/workspace.ts asks: no other stream may use it
-/// meanwhile. Throws Error.
-void enqueue_collective(abi::Opcode opcode, const Call& call, NcclRank* nccl, Peers* peers);
+/// Enqueues a collective on the call's stream. Of `nccl` and `peers`, the one that is to move things is not null; none for a call of one
+/// rank. False: peers have not come; to be called again, until all is enqueued. Operands were checked (check_collective); workspace as
+/// kernels/gpu/workspace.ts asks: no other stream may use it meanwhile. Throws Error.
+bool enqueue_collective(abi::Opcode opcode, const Call& call, NcclRank* nccl, Peers* peers);
 
 }  // namespace deeptroupe::gpu

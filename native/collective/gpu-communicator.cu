@@ -2,6 +2,7 @@
 #include "gpu-communicator.h"
 
 #include <chrono>
+#include <cstdlib>
 
 namespace deeptroupe::gpu {
 namespace {
@@ -16,22 +17,30 @@ constexpr auto patience = 2s;
 
 }  // namespace
 
+bool wants_copies() {
+  const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
+  const std::string wanted = value ? value : "";
+  if (wanted == "copies" || wanted.empty()) return true;
+  if (wanted == "nccl") return false;
+  throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
+}
+
 GpuCommunicator::GpuCommunicator(const Members& members, int rank, std::function<void()> lost)
     : group_(members.group), device_(members.devices[rank]), rank_(rank), lost_(std::move(lost)) {
   MeetingPlace& place = members.place;
   group_.barrier();
   if (rank == 0) {
-    place.id = new_nccl_id();
     place.board = members.copies && Peers::reachable(members.devices) ? std::make_shared<Peers::Board>(group_.ranks()) : nullptr;
+    if (!place.board) place.id = new_nccl_id();
   }
   group_.barrier();
-  nccl_ = std::make_unique<NcclRank>(group_.ranks(), rank, place.id);
+  if (place.board) peers_ = std::make_unique<Peers>(place.board, members.memory, members.devices, rank);
+  else nccl_ = std::make_unique<NcclRank>(group_.ranks(), rank, place.id);
   try {
-    if (place.board) peers_ = std::make_unique<Peers>(place.board, members.memory, members.devices, rank);
-    // Nobody loads, allocates or enqueues while a peer is still at it.
+    // Nobody enqueues while a peer is still at it.
     group_.barrier();
   } catch (...) {
-    nccl_->abort();
+    if (nccl_) nccl_->abort();
     throw;
   }
   watcher_ = std::thread([this] { watch(); });
@@ -45,16 +54,16 @@ GpuCommunicator::~GpuCommunicator() {
   wake_.notify_one();
   watcher_.join();
   // Peers may be gone: nothing to part from in order.
-  if (group_.aborted()) nccl_->abort();
+  if (nccl_ && group_.aborted()) nccl_->abort();
 }
 
-void GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
+bool GpuCommunicator::enqueue(abi::Opcode opcode, const Call& call) {
   // After an abort the watcher may be inside until this thread has let go of its graphs.
   std::unique_lock lock(inside_, std::defer_lock);
   while (!lock.try_lock_for(interval))
     if (group_.aborted()) throw Aborted();
   try {
-    enqueue_collective(opcode, call, nccl_.get(), peers_.get());
+    return enqueue_collective(opcode, call, nccl_.get(), peers_.get());
   } catch (const Error&) {
     if (group_.aborted()) throw Aborted();
     throw;
@@ -68,7 +77,7 @@ void GpuCommunicator::watch() {
     if (passed % intervals_per_question == 0) {
       std::string wrong;
       try {
-        wrong = nccl_->async_error();
+        if (nccl_) wrong = nccl_->async_error();
       } catch (const Error& error) {
         wrong = error.what();
       }
@@ -81,14 +90,15 @@ void GpuCommunicator::watch() {
 
 void GpuCommunicator::let_go(std::unique_lock<std::mutex>& lock) {
   lost_();
-  std::thread ending([this] { end(); });
+  if (!peers_) {
+    lock.unlock();
+    return end();
+  }
   // A word that was released may be stored once more by what a stream had before it.
   while (!stopping_) {
-    if (peers_) peers_->release();
+    peers_->release();
     wake_.wait_for(lock, interval, [&] { return stopping_; });
   }
-  lock.unlock();
-  ending.join();
 }
 
 void GpuCommunicator::end() {

@@ -1,4 +1,4 @@
-// One rank's end of what the ranks of a group that may be aborted do together: its way to its peers' memory, where it copies from there, and its
+// One rank's end of what the ranks of a group that may be aborted do together: its way to its peers' memory, where it copies from there, else its
 // NCCL communicator. A thread of its own watches for an abort, because the rank's thread may be waiting for the device, and the device
 // for a rank that never comes. It also hears of errors that no call returns.
 #pragma once
@@ -18,7 +18,7 @@ namespace deeptroupe::gpu {
 struct MeetingPlace {
   NcclId id{};
   /// Null where NCCL moves everything.
-  std::shared_ptr<const Peers::Board> board;
+  std::shared_ptr<Peers::Board> board;
 };
 
 /// What the ranks of a communicator have in common.
@@ -27,10 +27,13 @@ struct Members {
   const std::vector<RankMemory>& memory;
   /// By rank, the number of its GPU.
   std::vector<int> devices;
-  /// Whether to move what only moves by copies, where that is possible.
+  /// Whether to copy from each other's memory, where that is possible.
   bool copies;
   MeetingPlace& place;
 };
+
+/// Whether ranks are to copy from each other's memory where they can; else NCCL moves everything. Throws Error.
+bool wants_copies();
 
 class GpuCommunicator {
  public:
@@ -39,10 +42,8 @@ class GpuCommunicator {
   GpuCommunicator(const Members& members, int rank, std::function<void()> lost);
   ~GpuCommunicator();
 
-  /// Whether ranks copy from each other's memory.
-  bool copies() const { return peers_ != nullptr; }
-  /// Throws Aborted, Error.
-  void enqueue(abi::Opcode opcode, const Call& call);
+  /// As enqueue_collective. Throws Aborted, Error.
+  bool enqueue(abi::Opcode opcode, const Call& call);
 
  private:
   void watch();
@@ -52,6 +53,7 @@ class GpuCommunicator {
 
   Communicator& group_;
   const int device_, rank_;
+  /// One of the two.
   std::unique_ptr<NcclRank> nccl_;
   std::unique_ptr<Peers> peers_;
   const std::function<void()> lost_;

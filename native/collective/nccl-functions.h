@@ -11,8 +11,8 @@ using Result = int;
 inline constexpr Result success = 0;
 inline constexpr Result in_progress = 7;
 
-/// ncclDataType_t.
-enum class DataType : int { u8 = 1, i32 = 2, f16 = 6, f32 = 7, f64 = 8, bf16 = 9 };
+/// ncclDataType_t: only bytes are moved.
+enum class DataType : int { u8 = 1 };
 
 using Communicator = struct CommunicatorOpaque*;
 
@@ -25,10 +25,7 @@ struct Functions {
   Result (*async_error)(Communicator, Result*);
   const char* (*error_string)(Result);
   const char* (*last_error)(Communicator);
-  Result (*all_reduce)(const void*, void*, size_t count, DataType, Reduction, Communicator, Stream);
-  Result (*reduce_scatter)(const void*, void*, size_t count, DataType, Reduction, Communicator, Stream);
   Result (*all_gather)(const void*, void*, size_t count, DataType, Communicator, Stream);
-  Result (*broadcast)(const void*, void*, size_t count, DataType, int root, Communicator, Stream);
   Result (*send)(const void*, size_t count, DataType, int peer, Communicator, Stream);
   Result (*receive)(void*, size_t count, DataType, int peer, Communicator, Stream);
   Result (*group_start)();
@@ -44,10 +41,7 @@ struct Functions {
     library.find(async_error, "ncclCommGetAsyncError");
     library.find(error_string, "ncclGetErrorString");
     library.find(last_error, "ncclGetLastError");
-    library.find(all_reduce, "ncclAllReduce");
-    library.find(reduce_scatter, "ncclReduceScatter");
     library.find(all_gather, "ncclAllGather");
-    library.find(broadcast, "ncclBroadcast");
     library.find(send, "ncclSend");
     library.find(receive, "ncclRecv");
     library.find(group_start, "ncclGroupStart");

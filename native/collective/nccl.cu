@@ -38,18 +38,6 @@ const nccl::Functions& functions() {
   return *found.functions;
 }
 
-nccl::DataType data_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return nccl::DataType::f32;
-    case DType::f64: return nccl::DataType::f64;
-    case DType::bf16: return nccl::DataType::bf16;
-    case DType::f16: return nccl::DataType::f16;
-    case DType::i32: return nccl::DataType::i32;
-    case DType::u8: return nccl::DataType::u8;
-  }
-  throw Error("gpu: collective: dtype, expected one of six, got number " + std::to_string(static_cast<int>(dtype)));
-}
-
 /// The result in words, with the library's last message.
 std::string words(nccl::Result result, nccl::Communicator communicator) {
   std::string text = functions().error_string(result);
@@ -99,34 +87,19 @@ void NcclRank::check(int result, const char* what) const {
   expect_success(result, what, static_cast<nccl::Communicator>(communicator_.load()));
 }
 
-void NcclRank::reduce_scatter(const void* source, void* target, size_t count, DType dtype, Stream stream) {
+void NcclRank::all_gather(const void* source, void* target, size_t bytes, Stream stream) {
   const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().reduce_scatter(source, target, count, data_type(dtype), Reduction::sum, communicator, stream), "ncclReduceScatter");
+  check(functions().all_gather(source, target, bytes, nccl::DataType::u8, communicator, stream), "ncclAllGather");
 }
 
-void NcclRank::all_gather(const void* source, void* target, size_t count, DType dtype, Stream stream) {
+void NcclRank::send(const void* source, size_t bytes, int peer, Stream stream) {
   const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().all_gather(source, target, count, data_type(dtype), communicator, stream), "ncclAllGather");
+  check(functions().send(source, bytes, nccl::DataType::u8, peer, communicator, stream), "ncclSend");
 }
 
-void NcclRank::all_reduce(const void* source, void* target, size_t count, DType dtype, Reduction reduction, Stream stream) {
+void NcclRank::receive(void* target, size_t bytes, int peer, Stream stream) {
   const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().all_reduce(source, target, count, data_type(dtype), reduction, communicator, stream), "ncclAllReduce");
-}
-
-void NcclRank::broadcast(const void* source, void* target, size_t count, DType dtype, int root, Stream stream) {
-  const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().broadcast(source, target, count, data_type(dtype), root, communicator, stream), "ncclBroadcast");
-}
-
-void NcclRank::send(const void* source, size_t count, DType dtype, int peer, Stream stream) {
-  const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().send(source, count, data_type(dtype), peer, communicator, stream), "ncclSend");
-}
-
-void NcclRank::receive(void* target, size_t count, DType dtype, int peer, Stream stream) {
-  const auto communicator = static_cast<nccl::Communicator>(live());
-  check(functions().receive(target, count, data_type(dtype), peer, communicator, stream), "ncclRecv");
+  check(functions().receive(target, bytes, nccl::DataType::u8, peer, communicator, stream), "ncclRecv");
 }
 
 void NcclRank::group_start() { check(functions().group_start(), "ncclGroupStart"); }

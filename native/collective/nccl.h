@@ -1,4 +1,4 @@
-// NCCL (RCCL on AMD), opened at run time, and one rank's end of a communicator. One thread uses a rank; only abort() and
+// NCCL (RCCL on AMD), opened at run time, and one rank's end of a communicator: it moves bytes, sums are ours. One thread uses a rank; only abort() and
 // async_error() may come from others. NVLink multicast and registered buffers stay off: NCCL_NVLS_ENABLE=0 and
 // NCCL_GRAPH_REGISTER=0 are set before the library is opened.
 #pragma once
@@ -6,7 +6,6 @@
 #include <atomic>
 #include <mutex>
 
-#include "../../kernels/abi/tensor.h"
 #include "../../kernels/gpu/gpu.h"
 
 namespace deeptroupe::gpu {
@@ -25,8 +24,6 @@ int nccl_version();
 /// On one rank, for all. Throws Error.
 NcclId new_nccl_id();
 
-enum class Reduction { sum = 0, max = 2 };
-
 /// Each call enqueues on the stream and throws Error with NCCL's last message, or where the communicator was aborted.
 class NcclRank {
  public:
@@ -39,15 +36,11 @@ class NcclRank {
   int ranks() const { return ranks_; }
   int rank() const { return rank_; }
 
-  /// `count` elements of each rank's result; in place where target = source + rank * count.
-  void reduce_scatter(const void* source, void* target, size_t count, DType dtype, Stream stream);
-  /// `count` elements of each rank's part; in place where source = target + rank * count.
-  void all_gather(const void* source, void* target, size_t count, DType dtype, Stream stream);
-  void all_reduce(const void* source, void* target, size_t count, DType dtype, Reduction reduction, Stream stream);
-  void broadcast(const void* source, void* target, size_t count, DType dtype, int root, Stream stream);
+  /// `bytes` of each rank; in place where source = target + rank * bytes.
+  void all_gather(const void* source, void* target, size_t bytes, Stream stream);
   /// Between group_start and group_end, sends and receives of all ranks meet in any order.
-  void send(const void* source, size_t count, DType dtype, int peer, Stream stream);
-  void receive(void* target, size_t count, DType dtype, int peer, Stream stream);
+  void send(const void* source, size_t bytes, int peer, Stream stream);
+  void receive(void* target, size_t bytes, int peer, Stream stream);
   void group_start();
   void group_end();
 

@@ -28,15 +28,6 @@ Graphs wanted_graphs() {
   throw Error("gpu: DEEPTROUPE_GRAPH, expected 0, 1 or nccl, got " + wanted);
 }
 
-/// Whether collectives copy between the ranks' memories, where they can.
-bool wants_copies() {
-  const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
-  const std::string wanted = value ? value : "";
-  if (wanted == "copies") return true;
-  if (wanted == "nccl" || wanted.empty()) return false;
-  throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
-}
-
 }  // namespace
 
 GpuExecutor::GpuExecutor(Group& group, GpuDevice& device, int rank, int threads, std::vector<int> cores)
@@ -511,10 +502,10 @@ uint32_t GpuExecutor::reached(const Flight& flight) const {
   return static_cast<uint32_t>(done < flight.before ? 0 : std::min(done - flight.before, count));
 }
 
-/// Long runs are asked for less often: what is lost stays a small part of the run.
+/// Long runs are asked for less often: what is lost stays a small part of the run. Peers come soon.
 std::chrono::nanoseconds GpuExecutor::patience() const {
   const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - waiting_since_);
-  return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, 100us);
+  return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, meeting_ ? 10us : 100us);
 }
 
 }  // namespace deeptroupe::gpu

@@ -12,9 +12,6 @@ namespace {
 constexpr uint32_t crumb_distance = 8;
 /// A shorter segment is not worth a graph.
 constexpr uint32_t least_graph = 2;
-/// Collectives by copies that are on their way at most. A stream takes about a thousand commands; whoever has one more waits inside the driver,
-/// where he may hold what a peer needs to bring what the stream waits for.
-constexpr uint64_t most_collectives = 24;
 
 __global__ void say_done(const Control* control, volatile uint64_t* done, uint32_t instruction) {
   *done = control->before + instruction;
@@ -127,7 +124,30 @@ bool GpuProgram::begin(Launch& launch, const Wake* before) {
 bool GpuProgram::put(Launch& launch, const Wake* before) {
   const Part& part = schedule_.parts[launch.next];
   const Stream stream = context_.stream(part.lane);
-  if (part.lane == Lane::communication && crowded(launch)) return false;
+  if (!launch.entered) {
+    if (!enter(part, launch, before)) return false;
+    launch.entered = true;
+    launch.instruction = part.begin;
+    if (part.lane == Lane::communication) announce(part.begin, launch);
+  }
+  switch (part.lane) {
+    case Lane::compute:
+      if (launch.pace == Pace::replay && graphs_[launch.next]) check(cudaGraphLaunch(graphs_[launch.next], stream), "launch of a graph");
+      else segment(part, launch);
+      break;
+    case Lane::communication:
+      if (!collective(part.begin, launch)) return false;
+      break;
+    case Lane::host: post(part.begin, launch); break;
+    default: operate(part.begin, launch);
+  }
+  if (events_[launch.next]) check(cudaEventRecord(events_[launch.next], stream), "event");
+  launch.entered = false;
+  ++launch.next;
+  return true;
+}
+
+bool GpuProgram::enter(const Part& part, const Launch& launch, const Wake* before) {
   // Lanes do the parts of one run behind those of the run before.
   if (before) {
     const int32_t last = before->launch->program->schedule_.last[static_cast<size_t>(part.lane)];
@@ -136,26 +156,14 @@ bool GpuProgram::put(Launch& launch, const Wake* before) {
   } else if (!wait(part.lane, {{&launch, &part.waits}})) {
     return false;
   }
-  if (part.after_start && part.lane == Lane::host) {
-    if (const Status status = look(cudaEventQuery(start_)); status != success) {
-      if (status == cudaErrorNotReady) return false;
-      check(status, "start of a run");
-    }
-  } else if (part.after_start) {
-    check(cudaStreamWaitEvent(stream, start_, 0), "wait for an event");
+  if (!part.after_start) return true;
+  if (part.lane != Lane::host) {
+    check(cudaStreamWaitEvent(context_.stream(part.lane), start_, 0), "wait for an event");
+    return true;
   }
-  launch.instruction = part.begin;
-  switch (part.lane) {
-    case Lane::compute:
-      if (launch.pace == Pace::replay && graphs_[launch.next]) check(cudaGraphLaunch(graphs_[launch.next], stream), "launch of a graph");
-      else segment(part, launch);
-      break;
-    case Lane::communication: collective(part, launch); break;
-    case Lane::host: post(part.begin, launch); break;
-    default: operate(part.begin, launch);
-  }
-  if (events_[launch.next]) check(cudaEventRecord(events_[launch.next], stream), "event");
-  ++launch.next;
+  const Status status = look(cudaEventQuery(start_));
+  if (status == cudaErrorNotReady) return false;
+  check(status, "start of a run");
   return true;
 }
 
@@ -220,15 +228,23 @@ void GpuProgram::operate(uint32_t i, const Launch& launch) {
   const ProgramInstruction& instruction = program_->instructions[i];
   const abi::Opcode opcode = instruction.op->opcode;
   const Call& call = operations_[i].call;
-  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i], call.stream), "event");
+  begin_operation(i, launch);
   if (call.stream == context_.download || call.stream == context_.upload)
     check(cudaMemcpyAsync(call.out(0).data, call.in(0).data, instruction.outputs[0]->place.bytes(), cudaMemcpyDefault, call.stream),
           "copy between host and device");
-  else if (!instruction.collective) kernel_table().kernels[static_cast<size_t>(opcode)](call);
-  else if (!context_.several()) enqueue_collective(opcode, call, nullptr, nullptr);
-  else context_.communicator->enqueue(opcode, call);
-  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i + 1], call.stream), "event");
-  if (launch.check && call.stream != context_.download) find_non_finite(i);
+  else if (instruction.collective) enqueue_collective(opcode, call, nullptr, nullptr);
+  else kernel_table().kernels[static_cast<size_t>(opcode)](call);
+  end_operation(i, launch);
+}
+
+void GpuProgram::begin_operation(uint32_t i, const Launch& launch) {
+  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i], operations_[i].call.stream), "event");
+}
+
+void GpuProgram::end_operation(uint32_t i, const Launch& launch) {
+  const Stream stream = operations_[i].call.stream;
+  if (launch.around) check(cudaEventRecord((*launch.around)[2 * i + 1], stream), "event");
+  if (launch.check && stream != context_.download) find_non_finite(i);
   if (launch.pace == Pace::step) settle();
 }
 
@@ -237,33 +253,30 @@ void GpuProgram::post(uint32_t i, Launch& launch) {
       context_.host->post({&program_->instructions[i], i, launch.scalars, launch.news, launch.check});
 }
 
-void GpuProgram::collective(const Part& part, Launch& launch) {
-  const bool careful = launch.pace == Pace::careful || launch.pace == Pace::step;
-  if (careful) {
+void GpuProgram::announce(uint32_t i, const Launch& launch) {
+  if (launch.careful()) {
     settle();
     *context_.meeting = true;
-    context_.group->agree(context_.rank, announcement_of(collective_call(program_->instructions[part.begin])));
+    context_.group->agree(context_.rank, announcement_of(collective_call(program_->instructions[i])));
     if (!context_.communicator) context_.communicator = context_.meet();
   }
-  const Stream stream = context_.communication;
-  store_word(stream, &context_.crumbs->meeting, 1);
-  operate(part.begin, launch);
-  store_word(stream, &context_.crumbs->meeting, 0);
-  // What a graph stores is the same each time.
-  const bool counted = context_.communicator->copies() && launch.pace != Pace::whole;
-  if (counted) store_word(stream, &context_.crumbs->collectives, ++context_.collectives);
-  if (!careful) return;
-  settle();
-  *context_.meeting = false;
-  // Nor is what NCCL tried on the way an error that the next launch should find.
-  cudaGetLastError();
-  if (context_.group->aborted()) throw Aborted();
+  store_word(context_.communication, &context_.crumbs->meeting, 1);
+  begin_operation(i, launch);
 }
 
-bool GpuProgram::crowded(const Launch& launch) const {
-  if (launch.pace == Pace::whole || !context_.communicator || !context_.communicator->copies()) return false;
-  const uint64_t done = *const_cast<const volatile uint64_t*>(&context_.crumbs->collectives);
-  return context_.collectives - done >= most_collectives;
+bool GpuProgram::collective(uint32_t i, const Launch& launch) {
+  *context_.meeting = true;
+  if (!context_.communicator->enqueue(program_->instructions[i].op->opcode, operations_[i].call)) return false;
+  end_operation(i, launch);
+  store_word(context_.communication, &context_.crumbs->meeting, 0);
+  if (launch.careful()) {
+    settle();
+    // Nor is what NCCL tried on the way an error that the next launch should find.
+    cudaGetLastError();
+    if (context_.group->aborted()) throw Aborted();
+  }
+  *context_.meeting = false;
+  return true;
 }
 
 void GpuProgram::find_non_finite(uint32_t i) {

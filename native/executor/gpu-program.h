@@ -34,8 +34,6 @@ struct Crumbs {
   uint64_t done;
   /// 1 from before a collective until it is done.
   uint64_t meeting;
-  /// Collectives done, of those that were counted.
-  uint64_t collectives;
 };
 
 /// What the programs of a rank share.
@@ -54,8 +52,6 @@ struct RankContext {
   Communicator* group;
   /// Set before the first collective of several ranks.
   std::unique_ptr<GpuCommunicator> communicator;
-  /// Collectives that were counted when they were enqueued.
-  uint64_t collectives = 0;
   /// Makes it: with all ranks at once.
   std::function<std::unique_ptr<GpuCommunicator>()> meet;
   /// The rank's thread waits for others.
@@ -99,11 +95,15 @@ struct Launch {
   uint32_t next = 0;
   std::vector<uint64_t> numbers;
   bool begun = false, answered = false;
+  /// The next part's lane has what it waits for.
+  bool entered = false;
   /// The last instruction that was put.
   uint32_t instruction = 0;
 
   /// The answer stands behind all of the run, which then leaves no tail.
-  bool whole() const { return check || around || pace == Pace::whole || pace == Pace::careful || pace == Pace::step; }
+  bool whole() const { return check || around || careful() || pace == Pace::whole; }
+  /// The ranks meet before each collective, and wait for it.
+  bool careful() const { return pace == Pace::careful || pace == Pace::step; }
   /// All of it is on its lanes.
   bool complete() const;
 };
@@ -161,13 +161,15 @@ class GpuProgram {
   bool done(const Launch& launch, uint32_t part) const;
   bool begin(Launch& launch, const Wake* before);
   bool put(Launch& launch, const Wake* before);
+  bool enter(const Part& part, const Launch& launch, const Wake* before);
   bool answer(Launch& launch, const Wake* before);
   void segment(const Part& part, Launch& launch);
-  void collective(const Part& part, Launch& launch);
+  void announce(uint32_t i, const Launch& launch);
+  bool collective(uint32_t i, const Launch& launch);
   void post(uint32_t i, Launch& launch);
-  /// Whether so many collectives are on their way that one more might have to wait for a place in the stream.
-  bool crowded(const Launch& launch) const;
   void operate(uint32_t i, const Launch& launch);
+  void begin_operation(uint32_t i, const Launch& launch);
+  void end_operation(uint32_t i, const Launch& launch);
   void find_non_finite(uint32_t i);
   /// Says on the compute stream that all instructions before `i` are done.
   void crumb(uint32_t i);

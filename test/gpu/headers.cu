@@ -18,9 +18,6 @@ constexpr bool same(E ours, T theirs) {
 }
 
 static_assert(same(lt::success, CUBLAS_STATUS_SUCCESS));
-static_assert(same(lt::DataType::f32, CUDA_R_32F));
-static_assert(same(lt::DataType::f16, CUDA_R_16F));
-static_assert(same(lt::DataType::bf16, CUDA_R_16BF));
 static_assert(same(lt::Compute::f32, CUBLAS_COMPUTE_32F));
 static_assert(same(lt::Compute::tf32, CUBLAS_COMPUTE_32F_FAST_TF32));
 static_assert(same(lt::Operation::none, CUBLAS_OP_N));
@@ -58,13 +55,6 @@ static_assert(offsetof(lt::HeuristicResult, waves) == offsetof(cublasLtMatmulHeu
 static_assert(same(nccl::success, ncclSuccess));
 static_assert(same(nccl::in_progress, ncclInProgress));
 static_assert(same(nccl::DataType::u8, ncclUint8));
-static_assert(same(nccl::DataType::i32, ncclInt32));
-static_assert(same(nccl::DataType::f16, ncclFloat16));
-static_assert(same(nccl::DataType::f32, ncclFloat32));
-static_assert(same(nccl::DataType::f64, ncclFloat64));
-static_assert(same(nccl::DataType::bf16, ncclBfloat16));
-static_assert(same(Reduction::sum, ncclSum));
-static_assert(same(Reduction::max, ncclMax));
 static_assert(sizeof(NcclId) == sizeof(ncclUniqueId));
 
 /// What a parameter or result is to the calling convention: numbers are as wide, everything else is a pointer or a struct of one size.
@@ -104,10 +94,7 @@ static_assert(alike<decltype(nccl::Functions::abort), decltype(&ncclCommAbort)>)
 static_assert(alike<decltype(nccl::Functions::async_error), decltype(&ncclCommGetAsyncError)>);
 static_assert(alike<decltype(nccl::Functions::error_string), decltype(&ncclGetErrorString)>);
 static_assert(alike<decltype(nccl::Functions::last_error), decltype(&ncclGetLastError)>);
-static_assert(alike<decltype(nccl::Functions::all_reduce), decltype(&ncclAllReduce)>);
-static_assert(alike<decltype(nccl::Functions::reduce_scatter), decltype(&ncclReduceScatter)>);
 static_assert(alike<decltype(nccl::Functions::all_gather), decltype(&ncclAllGather)>);
-static_assert(alike<decltype(nccl::Functions::broadcast), decltype(&ncclBroadcast)>);
 static_assert(alike<decltype(nccl::Functions::send), decltype(&ncclSend)>);
 static_assert(alike<decltype(nccl::Functions::receive), decltype(&ncclRecv)>);
 static_assert(alike<decltype(nccl::Functions::group_start), decltype(&ncclGroupStart)>);

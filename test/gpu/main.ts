@@ -173,7 +173,7 @@ async function ops(): Promise<void> {
   print(`\n${opsTable(found.ops)}`)
 }
 
-/** Ways of collectives that are options, each case in a process of its own, which a hang ends. */
+/** Ways of collectives, each case in a process of its own, which a hang ends. */
 async function soaking(): Promise<void> {
   const steps = quick || device !== 'cuda' ? 50 : 1000
   for (const name of soakCases) {

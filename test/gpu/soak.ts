@@ -1,6 +1,6 @@
-// Ways of collectives that are options, for long: small models over two ranks, step by step the bits of a run by NCCL outside graphs. Graphs
-// that hold a run's collectives (`DEEPTROUPE_GRAPH=nccl`) have hung silently elsewhere, copies between the ranks' memories
-// (`DEEPTROUPE_COLLECTIVES=copies`) in a first step here, so a watchdog says where each rank is when no step ends, and ends the process.
+// Ways of collectives, for long: small models over two ranks, step by step the bits of a run by NCCL outside graphs. Graphs that hold a run's
+// collectives (`DEEPTROUPE_GRAPH=nccl`) have hung silently elsewhere, and so have earlier copies between the ranks' memories, so a watchdog says
+// where each rank is when no step ends, and ends the process.
 import { writeSync } from 'node:fs'
 import { initialize } from '../../actors/engine/engine.js'
 import type { DeviceName } from '../../native/index.js'

@@ -2,8 +2,10 @@
 // cross devices, and with two GPUs the ZeRO stages against each other. A check that fails does not stop the next.
 import { initialize } from '../../actors/engine/engine.js'
 import type { InitializeOptions } from '../../actors/engine/prepare.js'
+import { gpuBackend } from '../../kernels/gpu/backend.js'
 import type { DeviceName } from '../../native/index.js'
 import type { DeepSpeedConfig } from '../../runtime/config/index.js'
+import { floats, wrongCollectives } from '../native/collectives.js'
 import { bf16Bound, bf16Losses, meanDifference } from '../support/figures.js'
 import {
   type Curve,
@@ -287,7 +289,25 @@ async function struck(gpu: DeviceName, more: DeepSpeedConfig): Promise<Omit<Trai
   })
 }
 
+/** In three dtypes, whether the ranks copy or NCCL moves everything. */
+async function collectives(gpu: DeviceName, way: 'copies' | 'nccl'): Promise<Omit<TrainingFinding, 'check'>> {
+  // The native side reads it when a rank opens.
+  process.env.DEEPTROUPE_COLLECTIVES = way
+  try {
+    const wrong: string[] = []
+    for (const dtype of floats) {
+      const found = await wrongCollectives(gpu, 2, dtype, gpu === 'cuda' ? gpuBackend() : undefined)
+      wrong.push(...found.map((one) => `${dtype}: ${one}`))
+    }
+    return { ok: wrong.length === 0, got: wrong[0] ?? 'equal bits' }
+  } finally {
+    delete process.env.DEEPTROUPE_COLLECTIVES
+  }
+}
+
 const onTwo = (gpu: DeviceName): Checks => ({
+  'two GPUs, every collective by copies': () => collectives(gpu, 'copies'),
+  'two GPUs, every collective by NCCL': () => collectives(gpu, 'nccl'),
   'two GPUs, fp32 against two ranks of the CPU': async () =>
     near(await small(gpu, steps, zero(2), { ranks: 2 }), await small('cpu', steps, zero(2), { ranks: 2 }), 1e-4),
   ...Object.fromEntries(

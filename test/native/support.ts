@@ -7,7 +7,9 @@ import {
   type Instruction,
   type TensorRecord,
 } from '../../kernels/abi/program.js'
+import type { Backend } from '../../kernels/ops/backend.js'
 import { type Attributes, byteLength, type DType } from '../../kernels/ops/definition.js'
+import { opNamed } from '../../kernels/ops/index.js'
 import {
   type ArenaSizes,
   addon,
@@ -23,7 +25,7 @@ export const devices: readonly DeviceName[] = addon().addon ? ['cpu', 'reference
 export const arenaSizes = (sizes: Partial<ArenaSizes>): ArenaSizes =>
   Object.fromEntries(arenaNames.map((name) => [name, sizes[name] ?? 0])) as ArenaSizes
 
-/** Lays out tensors one after another and records instructions. */
+/** Lays out tensors one after another and records instructions, with the scratch memory that `backend` asks for. */
 export class ProgramWriter {
   readonly tensors: TensorRecord[] = []
   readonly instructions: Instruction[] = []
@@ -32,12 +34,13 @@ export class ProgramWriter {
   constructor(
     readonly ranks = 1,
     readonly scalars: readonly string[] = [],
+    readonly backend?: Backend,
   ) {}
 
   tensor(shape: readonly number[], dtype: DType = 'f32', arena: ArenaName = 'activations'): number {
     const byteOffset = this.#used.get(arena) ?? 0
     const record = { arena, byteOffset, dtype, shape }
-    this.#used.set(arena, byteOffset + Math.ceil(byteLength(record) / 64) * 64)
+    this.#used.set(arena, byteOffset + Math.ceil(byteLength(record) / 256) * 256)
     return this.tensors.push(record) - 1
   }
 
@@ -49,8 +52,16 @@ export class ProgramWriter {
     scalars: number[] = [],
   ): this {
     const debug = { phase: 'forward', flops: 0, bytes: 0 }
-    this.instructions.push({ op, inputs, outputs, scalars, attributes, workspace: null, debug })
+    const workspace = this.#scratch(op, inputs, outputs, attributes)
+    this.instructions.push({ op, inputs, outputs, scalars, attributes, workspace, debug })
     return this
+  }
+
+  #scratch(op: string, inputs: (number | null)[], outputs: (number | null)[], attributes: Attributes): number | null {
+    const types = (operands: (number | null)[]) => operands.map((i) => (i === null ? null : this.tensors[i]!))
+    const made = types(outputs).filter((type) => type !== null)
+    const bytes = this.backend?.workspace(opNamed(op), types(inputs), made, attributes) ?? 0
+    return bytes > 0 ? this.tensor([bytes], 'u8', 'workspace') : null
   }
 
   get arenas(): ArenaSizes {
