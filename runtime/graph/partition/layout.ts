@@ -1,4 +1,5 @@
-// Where every parameter lies. A unit is a run of parameters side by side in model order: a block, or what a module outside blocks owns.
+// Where every parameter lies. A unit is a run of parameters side by side in model order: a block, what a module outside blocks owns, or in
+// ZeRO-3 all that stays gathered.
 // Units are what ZeRO shards (each into equal slices, one a rank), gathers and reduces. Each tensor starts on a chunk border of
 // 1,024 elements and a slice is whole chunks, so that norms are the same sums in every stage and for every number of ranks.
 import { elements } from '../../../kernels/ops/definition.js'
@@ -58,7 +59,7 @@ export interface FlatLayout {
 
 export interface LayoutOptions {
   readonly ranks: number
-  /** Parameters of at most this many elements stay gathered (ZeRO-3), in units of their own. */
+  /** Parameters of at most this many elements stay gathered (ZeRO-3), in a unit of their own. */
   readonly persistenceThreshold?: number
   /** Most elements that may stay gathered in all. */
   readonly persistenceLimit?: number
@@ -78,7 +79,10 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
     if (persistent) persisted += count
     const { dtype = 'f32' } = fact
     const traits = [...(mixed && dtype === 'f32' ? ['fp32'] : []), ...(persistent ? ['persistent'] : [])]
-    const name = traits.length > 0 ? `${fact.unit} (${traits.join(', ')})` : fact.unit
+    // All that is persistent travels at once: each unit costs a reduction, an update and a gather, however small it is.
+    const name = [...(persistent ? [] : [fact.unit]), ...(traits.length > 0 ? [`(${traits.join(', ')})`] : [])].join(
+      ' ',
+    )
     const unit = members.get(name)
     if (unit) unit.facts.push(fact)
     else {
