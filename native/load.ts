@@ -122,8 +122,8 @@ export interface GpuMachine {
   readonly driver: string | null
   readonly cublasLt: string | null
   readonly nccl: string | null
-  /** Whether ranks copy from each other's memory, which NVLink or PCIe must allow between all GPUs; else several ranks need NCCL. */
-  readonly copies: boolean
+  /** So many ranks, on the first GPUs, copy from each other's memory, as NVLink or PCIe and the environment allow; more need NCCL. */
+  readonly linked: number
   /** Why no program can run on them. */
   readonly reason?: string
 }
@@ -157,7 +157,7 @@ export function machine(): Machine {
           driver: null,
           cublasLt: null,
           nccl: null,
-          copies: false,
+          linked: 0,
           reason: reason!,
         }
       )

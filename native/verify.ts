@@ -89,13 +89,14 @@ function verifyCollective(
     const bytes = byteLength(tensor) / ranks
     return { start: tensor.byteOffset + rank * bytes, end: tensor.byteOffset + (rank + 1) * bytes }
   }
-  const part = (tensor: TensorRecord): Region =>
-    'whole' in instruction.attributes && int(instruction.attributes, 'whole') ? slice(tensor) : whole(tensor)
+  const sliced = 'whole' in instruction.attributes && int(instruction.attributes, 'whole') === 1
+  const part = (tensor: TensorRecord): Region => (sliced ? slice(tensor) : whole(tensor))
   const [mine, theirs, allowed] =
     instruction.op === 'reduce_scatter'
       ? [part(output), whole(input), slice(input)]
       : instruction.op === 'all_gather'
-        ? [part(input), whole(output), slice(output)]
+        ? // A shard that is no slice of a whole lies where it lies on every rank.
+          [part(input), whole(output), sliced || ranks === 1 ? slice(output) : null]
         : [whole(output), whole(input), instruction.op === 'all_to_all' && ranks > 1 ? null : whole(input)]
   const overlap = mine.start < theirs.end && theirs.start < mine.end
   const same = allowed && mine.start === allowed.start && mine.end === allowed.end && input.dtype === output.dtype

@@ -37,7 +37,7 @@ export interface ChosenDevice {
   readonly capacity: number | null
 }
 
-/** What a GPU needs beside the arenas: context, code, libraries; with NCCL its channels too. */
+/** What a GPU needs beside the arenas: context, code, libraries; among several its way to the others, or NCCL's channels. */
 const aside = (ranks: number): number => (ranks > 1 ? 1536 : 768) * 2 ** 20
 const beside = (ranks: number, bytes: readonly number[]): number => Math.max(0, Math.min(...bytes) - aside(ranks))
 
@@ -112,7 +112,7 @@ export function roomOf({ device, capacity }: ChosenDevice, ranks: number): numbe
 /** What a run needs of the machine beside memory. Throws DeviceError or {@link EngineError}, each with what is missing. */
 export function expectDevice(device: DeviceName, ranks: number): void {
   if (device !== 'cuda') return
-  const { devices, nccl, copies, reason } = machine().gpu
+  const { devices, nccl, linked, reason } = machine().gpu
   if (reason !== undefined || devices.length === 0) {
     throw new DeviceError('DEVICE_MISSING', reason ?? 'gpu: devices, expected at least one, got none')
   }
@@ -120,7 +120,7 @@ export function expectDevice(device: DeviceName, ranks: number): void {
     const message = `initialize: ranks, expected at most ${devices.length}, one for each GPU, got ${ranks}`
     throw new EngineError('ENGINE_USAGE', message, { ranks, devices: devices.length })
   }
-  if (ranks > 1 && !copies && nccl === null) {
+  if (ranks > linked && nccl === null) {
     const message = `gpu: NCCL, which ${ranks} ranks need, expected libnccl.so.2 where the loader looks, got none`
     throw new DeviceError('DEVICE_MISSING', message)
   }

@@ -1,7 +1,6 @@
 // The GPUs of this machine, and whether programs can run on them. Asking makes no context on a device: that comes with the first rank.
 #include "gpu.h"
 
-#include <numeric>
 #include <thread>
 
 #include "../../kernels/gpu/library.h"
@@ -113,9 +112,11 @@ void find_gpus(GpuReport& report) {
     report.reason = "gpu: compute capability, expected at least " + std::to_string(least_major) + ".0, got " +
                     report.gpus[0].compute + " (" + report.gpus[0].name + ")";
   report.cublaslt = cublaslt_version();
-  std::vector<int> numbers(count);
-  std::iota(numbers.begin(), numbers.end(), 0);
-  report.copies = wants_copies() && Peers::reachable(numbers);
+  report.linked = 1;
+  for (std::vector<int> first{0}; wants_copies() && report.linked < count; ++report.linked) {
+    first.push_back(report.linked);
+    if (!Peers::reachable(first)) break;
+  }
   if (nccl_missing().empty()) report.nccl = dotted(static_cast<size_t>(nccl_version()));
 }
 
@@ -140,7 +141,7 @@ std::unique_ptr<Device> make_gpu_device(int ranks, const GpuOptions& options) {
   if (static_cast<size_t>(ranks) > report.gpus.size())
     throw MissingError("device: ranks, expected at most one for each of the " + std::to_string(report.gpus.size()) +
                        " GPUs, got " + std::to_string(ranks));
-  if (ranks > 1 && !report.copies && report.nccl.empty()) throw MissingError("device: " + std::to_string(ranks) + " ranks: " + nccl_missing());
+  if (ranks > report.linked && report.nccl.empty()) throw MissingError("device: " + std::to_string(ranks) + " ranks: " + nccl_missing());
   return std::make_unique<GpuDevice>(ranks, options);
 }
 

@@ -20,8 +20,8 @@ struct GpuReport {
   std::vector<Gpu> gpus;
   /// Versions; empty where there is none.
   std::string driver, cublaslt, nccl;
-  /// Ranks copy from each other's memory; else several need NCCL.
-  bool copies = false;
+  /// So many ranks, on the first GPUs, copy from each other's memory; more need NCCL.
+  int linked = 0;
   /// Why no program can run on a GPU; empty where it can.
   std::string reason;
 };

@@ -41,7 +41,7 @@ Value gpu_machine(const CallbackInfo& info) {
     object.Set("driver", text(report.driver));
     object.Set("cublasLt", text(report.cublaslt));
     object.Set("nccl", text(report.nccl));
-    object.Set("copies", report.copies);
+    object.Set("linked", report.linked);
     if (!report.reason.empty()) object.Set("reason", report.reason);
     return object;
   });

@@ -256,7 +256,7 @@ class Running {
       for (int i = 1; i < ranks_; ++i) {
         const int from = (rank_ + i) % ranks_;
         const Piece given = give(from, rank_);
-        copy(place(from), peers_->address(from, given.data), given.bytes);
+        if (given.bytes > 0) copy(place(from), peers_->address(from, given.data), given.bytes);
       }
     }
     return peers_->passed() > before + 1 || peers_->meet(stream_, own);

@@ -18,9 +18,13 @@ constexpr auto patience = 2s;
 }  // namespace
 
 bool wants_copies() {
-  const char* const value = std::getenv("DEEPTROUPE_COLLECTIVES");
-  const std::string wanted = value ? value : "";
-  if (wanted == "copies" || wanted.empty()) return true;
+  const auto of = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return std::string(value ? value : "");
+  };
+  const std::string wanted = of("DEEPTROUPE_COLLECTIVES");
+  // A graph of a whole run is enqueued without the peers.
+  if (wanted == "copies" || wanted.empty()) return of("DEEPTROUPE_GRAPH") != "nccl";
   if (wanted == "nccl") return false;
   throw Error("gpu: DEEPTROUPE_COLLECTIVES, expected copies or nccl, got " + wanted);
 }

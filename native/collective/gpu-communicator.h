@@ -57,7 +57,7 @@ class GpuCommunicator {
   std::unique_ptr<NcclRank> nccl_;
   std::unique_ptr<Peers> peers_;
   const std::function<void()> lost_;
-  /// Held while the rank's thread is inside NCCL.
+  /// Held while the rank's thread enqueues: NCCL is not ended meanwhile, where that can be helped.
   std::timed_mutex inside_;
   std::mutex mutex_;
   std::condition_variable wake_;

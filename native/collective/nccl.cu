@@ -66,7 +66,7 @@ NcclId new_nccl_id() {
   return id;
 }
 
-NcclRank::NcclRank(int ranks, int rank, const NcclId& id) : ranks_(ranks), rank_(rank) {
+NcclRank::NcclRank(int ranks, int rank, const NcclId& id) {
   nccl::Communicator communicator = nullptr;
   expect_success(functions().init_rank(&communicator, ranks, id, rank), "ncclCommInitRank", nullptr);
   communicator_ = communicator;

@@ -33,9 +33,6 @@ class NcclRank {
   NcclRank(const NcclRank&) = delete;
   NcclRank& operator=(const NcclRank&) = delete;
 
-  int ranks() const { return ranks_; }
-  int rank() const { return rank_; }
-
   /// `bytes` of each rank; in place where source = target + rank * bytes.
   void all_gather(const void* source, void* target, size_t bytes, Stream stream);
   /// Between group_start and group_end, sends and receives of all ranks meet in any order.
@@ -54,7 +51,6 @@ class NcclRank {
   void* live() const;
   void check(int result, const char* what) const;
 
-  const int ranks_, rank_;
   std::atomic<void*> communicator_{nullptr};
   /// Held while the communicator is looked at or ended by another thread.
   std::mutex ending_;

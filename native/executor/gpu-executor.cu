@@ -221,7 +221,7 @@ void GpuExecutor::open() {
     context.host = std::make_unique<HostLane>(threads_, cores_, *options.host_kernels, rank_, context.ranks, moved);
   }
   context.meeting = &meeting_;
-  context.meet = [this, copies = wants_copies() && graphs_ != Graphs::whole] {
+  context.meet = [this, copies = wants_copies()] {
     std::vector<int> devices;
     for (int rank = 0; rank < group_.communicator.ranks(); ++rank) devices.push_back(device_.number(rank));
     const Members members{group_.communicator, group_.memory, devices, copies, device_.meeting_place()};
@@ -367,11 +367,12 @@ void GpuExecutor::proceed() {
 
 void GpuExecutor::give_up(std::string message) {
   meeting_ = false;
+  context_->held_up = false;
   cudaGetLastError();
   if (const Status status = look(cudaStreamQuery(context_->compute)); status != success && status != cudaErrorNotReady)
     return break_down(status);
   if (!message.empty()) group_.communicator.abort("rank " + std::to_string(rank_) + ": " + message);
-  // Runs before this one end first. The group is aborted, so that NCCL lets go of what waits for others.
+  // Runs before this one end first. The group is aborted: what waits for others is let go.
   const uint32_t instruction = leading_ ? leading_->instruction : 0;
   const bool begun = leading_ && leading_->begun;
   const bool led = leading_ != nullptr;
@@ -413,7 +414,7 @@ void GpuExecutor::settle() {
   } catch (const Error&) {
     return break_down(look(cudaStreamQuery(context_->compute)));
   }
-  // After an abort NCCL lets go of what it has not ended; what was done before is as it should be.
+  // After an abort collectives are let go that have not ended; what was done before is as it should be.
   if (done && !well_) well_ = !group_.communicator.aborted() || trailing_->whole() || trailing_->program->schedule().tail.empty();
   if (!done || leading_ || !flights_.empty()) return;
   if (!well_) doubtful_ = true;
@@ -505,7 +506,7 @@ uint32_t GpuExecutor::reached(const Flight& flight) const {
 /// Long runs are asked for less often: what is lost stays a small part of the run. Peers come soon.
 std::chrono::nanoseconds GpuExecutor::patience() const {
   const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - waiting_since_);
-  return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, meeting_ ? 10us : 100us);
+  return std::clamp<std::chrono::nanoseconds>(waited / 32, 5us, meeting_ || context_->held_up ? 10us : 100us);
 }
 
 }  // namespace deeptroupe::gpu

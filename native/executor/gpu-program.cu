@@ -265,8 +265,12 @@ void GpuProgram::announce(uint32_t i, const Launch& launch) {
 }
 
 bool GpuProgram::collective(uint32_t i, const Launch& launch) {
-  *context_.meeting = true;
-  if (!context_.communicator->enqueue(program_->instructions[i].op->opcode, operations_[i].call)) return false;
+  context_.held_up = !context_.communicator->enqueue(program_->instructions[i].op->opcode, operations_[i].call);
+  if (context_.held_up) {
+    // Who still computes does not wait for others; of a stream that waits the crumb tells.
+    if (!launch.careful()) *context_.meeting = look(cudaStreamQuery(context_.compute)) == success;
+    return false;
+  }
   end_operation(i, launch);
   store_word(context_.communication, &context_.crumbs->meeting, 0);
   if (launch.careful()) {

@@ -56,6 +56,8 @@ struct RankContext {
   std::function<std::unique_ptr<GpuCommunicator>()> meet;
   /// The rank's thread waits for others.
   std::atomic<bool>* meeting;
+  /// It has a collective to enqueue to which peers have not come.
+  bool held_up = false;
 
   bool several() const { return ranks > 1; }
   /// Null for the lane of the host.

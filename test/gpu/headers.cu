@@ -18,6 +18,9 @@ constexpr bool same(E ours, T theirs) {
 }
 
 static_assert(same(lt::success, CUBLAS_STATUS_SUCCESS));
+static_assert(same(lt::DataType::f32, CUDA_R_32F));
+static_assert(same(lt::DataType::f16, CUDA_R_16F));
+static_assert(same(lt::DataType::bf16, CUDA_R_16BF));
 static_assert(same(lt::Compute::f32, CUBLAS_COMPUTE_32F));
 static_assert(same(lt::Compute::tf32, CUBLAS_COMPUTE_32F_FAST_TF32));
 static_assert(same(lt::Operation::none, CUBLAS_OP_N));

@@ -291,6 +291,7 @@ async function struck(gpu: DeviceName, more: DeepSpeedConfig): Promise<Omit<Trai
 
 /** In three dtypes, whether the ranks copy or NCCL moves everything. */
 async function collectives(gpu: DeviceName, way: 'copies' | 'nccl'): Promise<Omit<TrainingFinding, 'check'>> {
+  const { DEEPTROUPE_COLLECTIVES: before } = process.env
   // The native side reads it when a rank opens.
   process.env.DEEPTROUPE_COLLECTIVES = way
   try {
@@ -301,7 +302,8 @@ async function collectives(gpu: DeviceName, way: 'copies' | 'nccl'): Promise<Omi
     }
     return { ok: wrong.length === 0, got: wrong[0] ?? 'equal bits' }
   } finally {
-    delete process.env.DEEPTROUPE_COLLECTIVES
+    if (before === undefined) delete process.env.DEEPTROUPE_COLLECTIVES
+    else process.env.DEEPTROUPE_COLLECTIVES = before
   }
 }
 

@@ -1,5 +1,5 @@
 // Where every parameter lies. A unit is a run of parameters side by side in model order: a block, what a module outside blocks owns, or in
-// ZeRO-3 all that stays gathered.
+// ZeRO-3 all of one dtype that stays gathered.
 // Units are what ZeRO shards (each into equal slices, one a rank), gathers and reduces. Each tensor starts on a chunk border of
 // 1,024 elements and a slice is whole chunks, so that norms are the same sums in every stage and for every number of ranks.
 import { elements } from '../../../kernels/ops/definition.js'
@@ -59,7 +59,7 @@ export interface FlatLayout {
 
 export interface LayoutOptions {
   readonly ranks: number
-  /** Parameters of at most this many elements stay gathered (ZeRO-3), in a unit of their own. */
+  /** Parameters of at most this many elements stay gathered (ZeRO-3), in a unit of their own for each dtype. */
   readonly persistenceThreshold?: number
   /** Most elements that may stay gathered in all. */
   readonly persistenceLimit?: number
