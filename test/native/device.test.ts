@@ -236,6 +236,15 @@ for (const device of devices) {
     t.throws(() => openRank(group.token, { rank: 2, threads: 1 }), { ...refused, message: /from 0 to 1, got 2/ })
     t.throws(() => openRank(group.token, { rank: 0, threads: 0 }), { ...refused, message: /threads/ })
     const rank = openRank(group.token, { rank: 0, threads: 1 })
+    // Another rank's shard would lie elsewhere, where nobody looks for it.
+    const gathering = new ProgramWriter(2)
+    const full = gathering.tensor([4], 'f32', 'io')
+    gathering.tensors.push({ arena: 'io', byteOffset: 0, dtype: 'f32', shape: [2] })
+    gathering.add('all_gather', [1], [full], { ranks: 2, whole: 0 })
+    t.throws(() => rank.load(gathering.encode()), {
+      instanceOf: ProgramError,
+      message: /memory of instruction 0 \(all_gather\)/,
+    })
     t.throws(() => openRank(group.token, { rank: 0, threads: 1 }), {
       ...refused,
       message: /expected one that is not open/,
