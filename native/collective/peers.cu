@@ -56,7 +56,10 @@ Peers::Peers(std::shared_ptr<Board> board, const std::vector<RankMemory>& memory
 const std::byte* Peers::address(int peer, const std::byte* own) const {
   for (size_t arena = 0; arena < memory_[rank_].size(); ++arena) {
     const std::byte* const base = memory_[rank_][arena].base();
-    if (base && own >= base && own < base + memory_[rank_][arena].live()) return memory_[peer][arena].base() + (own - base);
+    if (!base || own < base || own >= base + memory_[rank_][arena].live()) continue;
+    const std::byte* const theirs = memory_[peer][arena].base();
+    if (!theirs) throw Error("gpu: collective, expected the arena of an operand on rank " + std::to_string(peer) + ", got none");
+    return theirs + (own - base);
   }
   throw Error("gpu: collective, expected an operand in an arena, got one elsewhere");
 }

@@ -297,6 +297,7 @@ void GpuExecutor::start(RunRequest request) {
   Flight flight{std::move(request), &program, nullptr, &slot, instructions_, program.meets() ? ++meetings_ : 0};
   instructions_ += program.program().instructions.size();
   if (group_.communicator.aborted()) return end(flight, RunStatus::aborted, 0, group_.communicator.reason());
+  flight.behind = trailing_ && trailing_->program->meets();
   if (flights_.empty()) waiting_since_ = Clock::now();
   settled_ = false;
   leading_ = flight.launch = std::make_shared<Launch>();
@@ -356,6 +357,8 @@ void GpuExecutor::proceed() {
       leading_->program->proceed(*leading_, nullptr);
     }
     if (!leading_->answered) return;
+    // What is left of it has to know of the tail before as long as that lasts.
+    if (trailing_ && !trailing_->whole() && !leading_->complete() && !trailing_->program->settled(*trailing_)) return;
     trailing_ = std::move(leading_);
     well_ = false;
   } catch (const Aborted&) {
@@ -432,7 +435,8 @@ void GpuExecutor::complete(Flight& flight) {
   const ScheduledProgram& program = flight.program->program();
   const Control& answered = flight.slot->answer();
   const int64_t count = static_cast<int64_t>(program.instructions.size());
-  // After an abort nobody knows what the collectives of this run brought.
+  // After an abort nobody knows what the collectives of this run brought, or those that the run before left on their way.
+  if (flight.behind && group_.communicator.aborted()) doubtful_ = true;
   if (doubtful_ || (flight.program->meets() && group_.communicator.aborted()))
     return end(flight, RunStatus::aborted, count, group_.communicator.reason());
   if (const Fault& fault = answered.fault; fault.taken) {

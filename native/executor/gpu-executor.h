@@ -48,6 +48,8 @@ class GpuExecutor final : public Executor {
     uint64_t before;
     /// Which of the runs in which ranks meet this one is, from 1; 0: none.
     uint64_t meeting;
+    /// The run before, in which ranks met, may still have been going on.
+    bool behind = false;
   };
 
   /// Runs `body` on the rank's thread and waits for it.

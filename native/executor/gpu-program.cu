@@ -267,8 +267,10 @@ void GpuProgram::announce(uint32_t i, const Launch& launch) {
 bool GpuProgram::collective(uint32_t i, const Launch& launch) {
   context_.held_up = !context_.communicator->enqueue(program_->instructions[i].op->opcode, operations_[i].call);
   if (context_.held_up) {
+    const Status status = look(cudaStreamQuery(context_.compute));
+    if (status != cudaErrorNotReady) check(status, "what a collective waits for");
     // Who still computes does not wait for others; of a stream that waits the crumb tells.
-    if (!launch.careful()) *context_.meeting = look(cudaStreamQuery(context_.compute)) == success;
+    if (!launch.careful()) *context_.meeting = status == success;
     return false;
   }
   end_operation(i, launch);
