@@ -163,10 +163,13 @@ class GpuProgram {
   bool done(const Launch& launch, uint32_t part) const;
   bool begin(Launch& launch, const Wake* before);
   bool put(Launch& launch, const Wake* before);
+  /// Makes the part's lane wait for what it must. False where not all of that is on its lane yet.
   bool enter(const Part& part, const Launch& launch, const Wake* before);
   bool answer(Launch& launch, const Wake* before);
   void segment(const Part& part, Launch& launch);
+  /// Before a collective: who is careful agrees with the others on it.
   void announce(uint32_t i, const Launch& launch);
+  /// False: peers have not come.
   bool collective(uint32_t i, const Launch& launch);
   void post(uint32_t i, Launch& launch);
   void operate(uint32_t i, const Launch& launch);

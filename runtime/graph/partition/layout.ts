@@ -80,9 +80,7 @@ export function createLayout(parameters: readonly ParameterFact[], options: Layo
     const { dtype = 'f32' } = fact
     const traits = [...(mixed && dtype === 'f32' ? ['fp32'] : []), ...(persistent ? ['persistent'] : [])]
     // All that is persistent travels at once: each unit costs a reduction, an update and a gather, however small it is.
-    const name = [...(persistent ? [] : [fact.unit]), ...(traits.length > 0 ? [`(${traits.join(', ')})`] : [])].join(
-      ' ',
-    )
+    const name = `${persistent ? '' : fact.unit}${traits.length > 0 ? ` (${traits.join(', ')})` : ''}`.trim()
     const unit = members.get(name)
     if (unit) unit.facts.push(fact)
     else {
